@@ -1,0 +1,1 @@
+"""Model providers, through their official SDKs."""

@@ -1,0 +1,8 @@
+"""Perdure: LLM agents in production on Temporal. This is the authoring API; everything else starts at the worker."""
+
+from perdure.agent import Agent, Limits
+from perdure.app import App
+from perdure.errors import PerdureError, ToolError
+from perdure.tool import NOT_DONE, Approval, Effect, ToolContext
+
+__all__ = ["NOT_DONE", "Agent", "App", "Approval", "Effect", "Limits", "PerdureError", "ToolContext", "ToolError"]

@@ -1,0 +1,102 @@
+"""Agents as authors write them, and the frozen form a run is pinned to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from perdure.messages import Frozen
+from perdure.tool import ToolSpec
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+MAX_SPEC_BYTES = 512 * 1024
+"""The largest agent (instructions and tool schemas together) that a run's history carries."""
+
+
+def _model_reference(value: str) -> str:
+    provider, separator, name = value.partition(":")
+    if not separator or not name or not re.fullmatch(r"[a-z][a-z0-9_-]*", provider):
+        raise ValueError(
+            f"{value!r} is not a model reference; write 'provider:model', as in 'anthropic:claude-sonnet-5-5'"
+        )
+    return value
+
+
+ModelReference = Annotated[str, AfterValidator(_model_reference)]
+
+
+class Limits(BaseModel):
+    """What a run may use up before it is ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_steps: int = Field(default=100, ge=1, le=100_000)
+    """Model calls and tool calls together; at the limit the run ends as `max_steps` and keeps what it has."""
+    run_timeout: timedelta = Field(default=timedelta(days=7), gt=timedelta(0), le=timedelta(days=365))
+    """Wall-clock time from start to end, waiting for people included."""
+    model_timeout: timedelta = Field(default=timedelta(minutes=10), gt=timedelta(0), le=timedelta(hours=2))
+    """One attempt of one model call."""
+    approval_timeout: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=365))
+    """After this an approval nobody decided is rejected; without it a run waits as long as it may run."""
+    max_parallel_tools: int = Field(default=16, ge=1, le=64)
+    """Tool calls of one reply that run at the same time; the rest wait their turn."""
+
+
+class Agent(BaseModel):
+    """An agent: a model, its instructions, and the tools it may call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=NAME_PATTERN)
+    version: str = Field(default="1", pattern=NAME_PATTERN)
+    model: ModelReference
+    """`provider:model`; the providers are `anthropic`, `openai` (Responses) and `openai-chat` (Chat Completions)."""
+    instructions: str = ""
+    """The system prompt."""
+    tools: tuple[str, ...] = ()
+    """Names of the app's tools."""
+    limits: Limits = Limits()
+    max_output_tokens: int = Field(default=8192, ge=1)
+    """Tokens of one reply; a longer one is continued, and a tool call cut by it never runs."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """Sampling temperature; None leaves it to the provider (some models refuse the parameter)."""
+    on_reject: Literal["continue", "stop"] = "continue"
+    """After a rejected approval: the model hears the reason and goes on, or the run ends as `rejected`."""
+    description: str = ""
+    """One line for people choosing an agent."""
+
+
+class AgentSpec(Frozen):
+    """An agent resolved with its tools' schemas: what a run is pinned to when it starts."""
+
+    name: str
+    version: str
+    model: ModelReference
+    instructions: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    max_output_tokens: int = 8192
+    temperature: float | None = None
+    on_reject: Literal["continue", "stop"] = "continue"
+
+    def tool(self, name: str) -> ToolSpec | None:
+        """Return the tool of that name, if the agent has it."""
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+    @property
+    def provider(self) -> str:
+        """The part of the model reference before the colon."""
+        return self.model.partition(":")[0]
+
+    @property
+    def model_name(self) -> str:
+        """The part of the model reference that the provider knows."""
+        return self.model.partition(":")[2]
+
+    def digest(self) -> str:
+        """Identify the spec: two specs of one digest make the same requests."""
+        dumped = self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+        return hashlib.sha256(dumped).hexdigest()

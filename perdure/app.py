@@ -1,0 +1,249 @@
+"""The registry a user's package fills: `App`, and how one is found by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+
+from perdure.agent import MAX_SPEC_BYTES, Agent, AgentSpec
+from perdure.errors import (
+    AppLoadError,
+    ConfigurationError,
+    DuplicateNameError,
+    InvalidToolError,
+    UnknownAgentError,
+    UnknownToolError,
+)
+from perdure.schema import build_tool
+from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
+
+ENTRY_POINT_GROUP = "perdure.apps"
+
+F = TypeVar("F", bound=ToolFunction)
+
+
+class App:
+    """Agents and tools of one package. Registration order does not matter; `check()` runs when a worker or API starts."""
+
+    def __init__(self) -> None:
+        self._tools: dict[str, Tool] = {}
+        self._agents: dict[tuple[str, str], Agent] = {}
+
+    def tool(
+        self,
+        *,
+        effect: Effect | Literal["read", "egress", "idempotent", "once"] = Effect.READ,
+        approval: Literal["ask", "allow"] | None = None,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        reconcile: ToolFunction | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        max_attempts: int = 3,
+        max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
+    ) -> Callable[[F], F]:
+        """Register the decorated function as a tool and return it unchanged.
+
+        Args:
+            effect: What a call does outside; decides whether a lost attempt is made again (see `Effect`).
+            approval: `ask` has a human decide before each call. Default: `ask` for a `once` tool, else `allow`.
+            timeout: For one attempt, in seconds if it is a number.
+            reconcile: For a `once` tool: tells after a lost attempt whether the call took effect. It is called with
+                the tool's own parameters and returns the result, or `NOT_DONE`; it raises if it cannot tell.
+            name: What the model calls; default: the function's name.
+            description: What the model reads; default: the docstring without its parameter section.
+            max_attempts: For a repeatable tool; a `once` tool always has one.
+            max_result_bytes: A longer result is cut, with a marker that says so.
+
+        Raises:
+            InvalidToolError: The function cannot become a tool, or an option is out of range.
+            DuplicateNameError: The app has a tool of that name already.
+        """
+        try:
+            options = ToolOptions(
+                name=name,
+                description=description,
+                effect=Effect(effect),
+                approval=approval,
+                timeout=timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout),
+                max_attempts=max_attempts,
+                max_result_bytes=max_result_bytes,
+            )
+        except (ValidationError, ValueError) as error:
+            raise InvalidToolError(f"the options of tool {name or '(decorated)'!r} are wrong: {error}") from error
+
+        def register(function: F) -> F:
+            tool = build_tool(function, options, reconcile=reconcile)
+            if tool.spec.name in self._tools:
+                raise DuplicateNameError(f"the app already has a tool named {tool.spec.name!r}; give one another name=")
+            self._tools[tool.spec.name] = tool
+            return function
+
+        return register
+
+    def add(self, agent: Agent) -> Agent:
+        """Register an agent and return it.
+
+        Raises:
+            DuplicateNameError: The app has that version of the agent already.
+        """
+        key = (agent.name, agent.version)
+        if key in self._agents:
+            raise DuplicateNameError(
+                f"the app already has agent {agent.name!r} version {agent.version!r}; a changed agent needs a new version"
+            )
+        self._agents[key] = agent
+        return agent
+
+    def include(self, other: App) -> None:
+        """Take over another app's tools and agents, as when one worker serves several packages.
+
+        Raises:
+            DuplicateNameError: Both have a tool, or a version of an agent, of one name.
+        """
+        for tool in other.tools():
+            if tool.spec.name in self._tools:
+                raise DuplicateNameError(f"two apps have a tool named {tool.spec.name!r}")
+            self._tools[tool.spec.name] = tool
+        for agent in other.agents():
+            self.add(agent)
+
+    def agents(self) -> Iterator[Agent]:
+        """Iterate over the agents, in order of registration."""
+        return iter(self._agents.values())
+
+    def tools(self) -> Iterator[Tool]:
+        """Iterate over the tools, in order of registration."""
+        return iter(self._tools.values())
+
+    def find_tool(self, name: str) -> Tool | None:
+        """Return the tool of that name, or None."""
+        return self._tools.get(name)
+
+    def agent(self, name: str, version: str | None = None) -> Agent:
+        """Return an agent; without a version, the one registered last.
+
+        Raises:
+            UnknownAgentError: There is none.
+        """
+        versions = [agent for agent in self._agents.values() if agent.name == name]
+        if not versions:
+            known = ", ".join(sorted({agent.name for agent in self._agents.values()})) or "none"
+            raise UnknownAgentError(f"no agent is named {name!r}; this app has: {known}")
+        if version is None:
+            return versions[-1]
+        for agent in versions:
+            if agent.version == version:
+                return agent
+        known = ", ".join(agent.version for agent in versions)
+        raise UnknownAgentError(f"agent {name!r} has no version {version!r}; it has: {known}")
+
+    def resolve(self, agent: Agent) -> AgentSpec:
+        """Freeze an agent with its tools' schemas, as a run's history will hold it.
+
+        Raises:
+            UnknownToolError: The agent names a tool that the app does not have.
+            ConfigurationError: Instructions and schemas together are too large for a history.
+        """
+        missing = [name for name in agent.tools if name not in self._tools]
+        if missing:
+            known = ", ".join(self._tools) or "none"
+            raise UnknownToolError(
+                f"agent {agent.name!r} names tools that the app does not have: {', '.join(missing)}; it has: {known}"
+            )
+        if len(set(agent.tools)) != len(agent.tools):
+            raise DuplicateNameError(f"agent {agent.name!r} names a tool twice: {', '.join(agent.tools)}")
+        spec = AgentSpec(
+            name=agent.name,
+            version=agent.version,
+            model=agent.model,
+            instructions=agent.instructions,
+            tools=tuple(self._tools[name].spec for name in agent.tools),
+            max_output_tokens=agent.max_output_tokens,
+            temperature=agent.temperature,
+            on_reject=agent.on_reject,
+        )
+        size = len(spec.model_dump_json())
+        if size > MAX_SPEC_BYTES:
+            raise ConfigurationError(
+                f"agent {agent.name!r} is {size:,} bytes with its instructions and tool schemas; "
+                f"at most {MAX_SPEC_BYTES:,} fit in a run's history"
+            )
+        return spec
+
+    def check(self) -> None:
+        """Resolve every agent, so that a mistake stops the process at start-up and not a run at night.
+
+        Raises:
+            ConfigurationError: As `resolve`; or the app has no agent.
+        """
+        if not self._agents:
+            raise ConfigurationError("the app has no agent; add one with app.add(Agent(…))")
+        for agent in self._agents.values():
+            self.resolve(agent)
+
+
+def load_app(reference: str | None = None) -> App:
+    """Load and check an app.
+
+    Args:
+        reference: `package.module:attribute`, or the name of an entry point of the group `perdure.apps`; None takes
+            the entry points of all installed packages together.
+
+    Raises:
+        AppLoadError: Nothing is there, it cannot be imported, or it is no `App`.
+        ConfigurationError: The app is wrong (see `App.check`).
+    """
+    if reference is not None and ":" in reference:
+        app = _import(reference)
+    else:
+        points = entry_points(group=ENTRY_POINT_GROUP)
+        chosen = [point for point in points if reference is None or point.name == reference]
+        if not chosen:
+            known = ", ".join(sorted(point.name for point in points)) or "none"
+            raise AppLoadError(
+                f"no app {reference!r}: name it as 'package.module:app'; installed entry points: {known}"
+                if reference
+                else "no app: give --app package.module:app (or PERDURE_APP), or install a package with an entry "
+                f"point in the group {ENTRY_POINT_GROUP!r}"
+            )
+        app = App()
+        for point in chosen:
+            app.include(_load_entry_point(point))
+    app.check()
+    return app
+
+
+def _import(reference: str) -> App:
+    module_name, _, attribute = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise AppLoadError(f"app {reference!r}: importing {module_name!r} failed: {error}") from error
+        raise AppLoadError(
+            f"app {reference!r}: there is no module {module_name!r}; install its package or run from its folder"
+        ) from error
+    except Exception as error:
+        raise AppLoadError(f"app {reference!r}: importing {module_name!r} failed: {error!r}") from error
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        what = "has no attribute" if app is None else f"has a {type(app).__name__}, not an App, as"
+        raise AppLoadError(f"app {reference!r}: {module_name!r} {what} {attribute!r}")
+    return app
+
+
+def _load_entry_point(point: EntryPoint) -> App:
+    try:
+        app = point.load()
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise AppLoadError(f"entry point {point.name!r} ({point.value}) does not load: {error!r}") from error
+    if not isinstance(app, App):
+        raise AppLoadError(f"entry point {point.name!r} ({point.value}) is a {type(app).__name__}, not an App")
+    return app

@@ -1,0 +1,69 @@
+"""Compression of large payloads on their way into history. Small ones stay readable everywhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from temporalio.api.common.v1 import Payload
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter, PayloadCodec
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+ENCODING = b"binary/perdure-zstd"
+DEFAULT_THRESHOLD = 16 * 1024
+MAX_DECODED_BYTES = 64 * 1024 * 1024
+"""A payload that would grow beyond this is refused; nothing of ours comes near it."""
+
+
+class ZstdCodec(PayloadCodec):
+    """Compress payloads above a size with Zstandard (RFC 8878), as a whole payload inside a payload."""
+
+    def __init__(self, threshold: int = DEFAULT_THRESHOLD) -> None:
+        self._threshold = threshold
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Compress what is large and gains from it."""
+        return [self._encode(payload) for payload in payloads]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Undo `encode`; payloads that were not compressed pass unchanged."""
+        return decode_payloads(payloads)
+
+    def _encode(self, payload: Payload) -> Payload:
+        if not self._threshold or len(payload.data) <= self._threshold:
+            return payload
+        compressed = zstd.compress(payload.SerializeToString())
+        if len(compressed) >= len(payload.data):
+            return payload
+        return Payload(metadata={"encoding": ENCODING}, data=compressed)
+
+
+def decode_payloads(payloads: Iterable[Payload]) -> list[Payload]:
+    """Decompress those payloads that `ZstdCodec` compressed.
+
+    Raises:
+        ValueError: A payload is damaged or decompresses to more than 64 MiB.
+    """
+    return [_decode(payload) if payload.metadata.get("encoding") == ENCODING else payload for payload in payloads]
+
+
+def _decode(payload: Payload) -> Payload:
+    decompressor = zstd.ZstdDecompressor()
+    try:
+        data = decompressor.decompress(payload.data, max_length=MAX_DECODED_BYTES)
+    except zstd.ZstdError as error:
+        raise ValueError(f"a compressed payload is damaged: {error}") from error
+    if not decompressor.eof:
+        raise ValueError(f"a compressed payload is cut short, or larger than {MAX_DECODED_BYTES:,} bytes")
+    return Payload.FromString(data)
+
+
+def data_converter(*, compress_above: int = DEFAULT_THRESHOLD) -> DataConverter:
+    """Return the converter of every Perdure client, worker and replayer: Pydantic JSON, large payloads compressed."""
+    return replace(pydantic_data_converter, payload_codec=ZstdCodec(compress_above))

@@ -1,0 +1,358 @@
+"""What travels between API, workflow and activities: one input and one result model each, and the activities' stubs.
+
+Fields are only ever added, with defaults, as a history written today is replayed by the code of tomorrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from pydantic import Field
+from temporalio import activity
+
+from perdure.agent import AgentSpec, Limits
+from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult
+
+WORKFLOW_NAME: Final = "AgentRun"
+DEFAULT_TASK_QUEUE: Final = "perdure"
+MAX_TASK_BYTES: Final = 512 * 1024
+"""The largest task a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
+MAX_REPLY_BYTES: Final = 1024 * 1024
+"""The largest model reply that is taken into a history."""
+CUT_MARKER: Final = "\n[… cut by Perdure: {dropped:,} of {total:,} bytes left out …]"
+
+
+def cut(text: str, limit: int) -> str:
+    """Shorten a text to `limit` bytes of UTF-8, its marker included; a shorter text comes back unchanged."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit:
+        return text
+    room = max(0, limit - len(CUT_MARKER) - 24)
+    kept = encoded[:room].decode("utf-8", "ignore")
+    return kept + CUT_MARKER.format(dropped=len(encoded) - len(kept.encode()), total=len(encoded))
+
+
+class RunStatus(StrEnum):
+    """Where a run is. The first two are states of an open run, the others its ends."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    """At least one approval waits for a human and nothing else is going on."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    MAX_STEPS = "max_steps"
+    REJECTED = "rejected"
+    TERMINATED = "terminated"
+    """Ended from outside, by Temporal's terminate; the run itself could say nothing more."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether this is an end."""
+        return self not in (RunStatus.RUNNING, RunStatus.WAITING)
+
+
+class RunInput(Frozen):
+    """What starts a run; pinned in its history."""
+
+    spec: AgentSpec
+    task: str
+    """What the user asks, as the transcript's first message."""
+    limits: Limits = Limits()
+    user: str | None = None
+    org: str | None = None
+    session_id: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class RunError(Frozen):
+    """Why a run failed."""
+
+    type: str
+    """A stable name: `model_refused`, `model_request_rejected`, `model_unavailable`, `context_window`, …"""
+    message: str
+
+
+class Usage(Frozen):
+    """Tokens of model calls; sums of what the provider reported."""
+
+    input_tokens: int = 0
+    """All input tokens, cached ones included."""
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    """All output tokens, reasoning included."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
+
+class Totals(Frozen):
+    """What a run has used so far."""
+
+    steps: int = 0
+    """Model calls and tool calls together."""
+    model_calls: int = 0
+    tool_calls: int = 0
+    usage: Usage = Usage()
+    cost_usd: Decimal = Decimal(0)
+    """Of the model calls that have a price."""
+    unpriced_calls: int = 0
+    """Model calls whose model nobody has a price for; while this is not 0, the cost is a lower bound."""
+
+
+class RunResult(Frozen):
+    """How a run ended, and what it had by then."""
+
+    status: RunStatus
+    output: str | None = None
+    """The final answer; for a run that stopped early, the model's last words."""
+    error: RunError | None = None
+    totals: Totals = Totals()
+
+
+class PendingApproval(Frozen):
+    """A question to a human: may this call run, or, if its outcome is unknown, what became of it?"""
+
+    approval_id: str
+    kind: Literal["call", "outcome"] = "call"
+    """`call`: approve or reject a call before it runs. `outcome`: a `once` call was lost in flight; say what became of
+    it: approve with outcome `done` (and the result) or `retry`, or reject to abort."""
+    tool: str
+    arguments: JsonObject
+    digest: str
+    """Of tool and arguments; a decision may name it to be sure of what it decides on."""
+    step: int
+    asked_at: datetime
+    deadline: datetime | None = None
+    reason: str = ""
+    """Why a human is asked."""
+
+
+class Decision(Frozen):
+    """The payload of the signals `approve` and `reject`. Every field is optional on the wire and checked by the run."""
+
+    approval_id: str = ""
+    decided_by: str = ""
+    reason: str = ""
+    digest: str | None = None
+    """Refuse the decision unless the call still has this digest."""
+    arguments: JsonObject | None = None
+    """Approve with these arguments instead of the model's; they are validated first."""
+    outcome: Literal["done", "retry"] | None = None
+    """For an unknown outcome only."""
+    result: Any = None
+    """For outcome `done`: what the tool returned, as far as known."""
+
+
+class ApprovalRecord(Frozen):
+    """One thing that happened to an approval, as the run's memo records it."""
+
+    kind: Literal["asked", "approved", "rejected", "expired", "withdrawn", "ignored"]
+    at: datetime
+    approval_id: str = ""
+    tool: str = ""
+    decided_by: str = ""
+    reason: str = ""
+    """The decider's reason; for `ignored`, why the decision had no effect."""
+    edited: bool = False
+
+
+class ApprovalsMemo(Frozen):
+    """The memo field `approvals`: what is pending now, and what changed since the memo was last written."""
+
+    pending: tuple[PendingApproval, ...] = ()
+    changes: tuple[ApprovalRecord, ...] = ()
+
+
+class RunView(Frozen):
+    """The answer of the query `view`: the run as it is now."""
+
+    status: RunStatus
+    totals: Totals
+    pending_approvals: tuple[PendingApproval, ...] = ()
+    approvals: tuple[ApprovalRecord, ...] = ()
+    """What happened to approvals in this run, the most recent 100."""
+    output: str | None = None
+    messages: int = 0
+
+
+class Segment(Frozen):
+    """A stretch of the transcript that an earlier execution of the same run holds in its history."""
+
+    execution_id: str
+    """Temporal's run id of that execution."""
+    start: int
+    end: int
+    closed_at: datetime
+
+
+class TranscriptRequest(Frozen):
+    """The argument of the query `transcript`."""
+
+    start: int
+    """Index of the first message wanted."""
+    max_bytes: int = 1_500_000
+    """Stop before the page is larger than this; one message always comes."""
+
+
+class TranscriptPage(Frozen):
+    """Part of a transcript."""
+
+    start: int
+    messages: tuple[Message, ...]
+    length: int
+    """Messages in the whole transcript."""
+    segments: tuple[Segment, ...] = ()
+    """Where the messages before this execution's own are."""
+    base: int = 0
+    """Index of the first message that this execution holds itself."""
+
+
+class TailMessage(Frozen):
+    """A message that is new since the last model call: spelled out, or for tool results by reference."""
+
+    message: Message | None = None
+    results: tuple[ToolResult | str, ...] = ()
+    """Without `message`: a tool message whose results are inline, or the call id of one the worker already has."""
+
+
+class ModelCall(Frozen):
+    """Input of the activity `call_model`. It carries a digest of the conversation, never the conversation."""
+
+    step: int
+    agent: str
+    version: str
+    spec_digest: str
+    length: int
+    """Messages in the transcript that the model is to see."""
+    digest: str
+    """The transcript's rolling digest after them."""
+    tail: tuple[TailMessage, ...] = ()
+    """The last ones of these messages, for a worker that has those before."""
+    timeout: timedelta
+
+
+class Finish(StrEnum):
+    """Why the model stopped, in no provider's dialect."""
+
+    STOP = "stop"
+    TOOL_CALLS = "tool_calls"
+    LENGTH = "length"
+    """Cut at `max_output_tokens`; a tool call may be incomplete."""
+    PAUSE = "pause"
+    """The provider paused a long turn and wants to be called again."""
+    REFUSAL = "refusal"
+    CONTENT_FILTER = "content_filter"
+    CONTEXT_WINDOW = "context_window"
+
+
+class ModelReply(Frozen):
+    """Result of the activity `call_model`."""
+
+    message: AssistantMessage
+    finish: Finish
+    detail: str = ""
+    """The provider's words on a refusal or filter."""
+    model: str
+    """The model that answered, as the provider names it."""
+    usage: Usage = Usage()
+    cost_usd: Decimal | None = None
+    """None when nobody has a price for the model: unpriced, not free."""
+    worker: str = ""
+    """The worker process that has the conversation in memory now."""
+
+
+class ToolCall(Frozen):
+    """Input of the activities `call_tool`, `check_call` and `reconcile_call`."""
+
+    step: int
+    call_id: str
+    tool: str
+    arguments: JsonObject
+    effect: str
+    timeout: timedelta
+    max_attempts: int = 1
+    max_result_bytes: int = 64 * 1024
+    agent: str = ""
+    user: str | None = None
+    org: str | None = None
+
+
+class ToolOutcome(Frozen):
+    """Result of the activity `call_tool`."""
+
+    content: str
+    is_error: bool = False
+    worker: str = ""
+    """The worker process that has the result in memory now."""
+
+
+class CallCheck(Frozen):
+    """Result of the activity `check_call`: whether arguments fit the tool's schema."""
+
+    problem: str | None = None
+    """What would be right, in words for the model; None when they fit."""
+
+
+class Reconciliation(Frozen):
+    """Result of the activity `reconcile_call`."""
+
+    done: bool
+    outcome: ToolOutcome | None = None
+    """The tool's result, when the call took effect."""
+
+
+class TranscriptSlice(Frozen):
+    """Input of the activity `adopt_transcript`."""
+
+    segments: tuple[Segment, ...]
+    start: int
+    end: int
+
+
+def call_digest(tool: str, arguments: JsonObject) -> str:
+    """Identify a call's content: SHA-256 of the tool's name and its arguments as canonical JSON."""
+    content = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@activity.defn
+async def call_model(call: ModelCall) -> ModelReply:
+    """Have the model answer the transcript."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def call_tool(call: ToolCall) -> ToolOutcome:
+    """Validate the arguments and run the tool."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def check_call(call: ToolCall) -> CallCheck:
+    """Validate the arguments without running the tool."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def reconcile_call(call: ToolCall) -> Reconciliation:
+    """Ask the tool's probe whether a lost call took effect."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def adopt_transcript(wanted: TranscriptSlice) -> TranscriptPage:
+    """Read messages back from earlier executions of the run, before their histories are deleted."""
+    raise NotImplementedError

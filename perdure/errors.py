@@ -1,0 +1,87 @@
+"""Every error Perdure raises on purpose.
+
+PerdureError
+├── ConfigurationError          what an operator or author set up is wrong; raised at start-up
+│   ├── AppLoadError            no App at the given place
+│   ├── DuplicateNameError      two tools, or two agents of one version, share a name
+│   ├── UnknownToolError        an agent names a tool that the app does not have
+│   ├── InvalidToolError        a function cannot become a tool
+│   └── SettingsError           a setting's value cannot work
+├── UnknownAgentError           nobody registered an agent of that name and version
+├── RunNotFoundError            no run has that id
+├── ApprovalNotFoundError       the run has no such approval
+├── ConflictError               the run or approval is in a state that forbids the request
+├── InputTooLargeError          something is over the size Temporal can carry
+└── ServerUnreachableError      the Temporal server does not answer
+ToolError                       raised by a tool, read by the model; deliberately no PerdureError
+"""
+
+from __future__ import annotations
+
+
+class PerdureError(Exception):
+    """Something Perdure refuses or cannot do."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class ConfigurationError(PerdureError):
+    """The app or its settings are wrong."""
+
+
+class AppLoadError(ConfigurationError):
+    """No App could be loaded."""
+
+
+class DuplicateNameError(ConfigurationError):
+    """A name is registered twice."""
+
+
+class UnknownToolError(ConfigurationError):
+    """An agent names a tool that the app does not have."""
+
+
+class InvalidToolError(ConfigurationError):
+    """A function cannot be used as a tool."""
+
+
+class SettingsError(ConfigurationError):
+    """A setting's value cannot work."""
+
+
+class UnknownAgentError(PerdureError):
+    """No agent of that name and version is registered."""
+
+
+class RunNotFoundError(PerdureError):
+    """No run has that id."""
+
+
+class ApprovalNotFoundError(PerdureError):
+    """The run has no such approval."""
+
+
+class ConflictError(PerdureError):
+    """The run or the approval is in a state that forbids this."""
+
+
+class InputTooLargeError(PerdureError):
+    """The input is larger than Temporal can carry."""
+
+
+class ServerUnreachableError(PerdureError):
+    """The Temporal server does not answer."""
+
+
+class ToolError(Exception):
+    """A tool's failure, told to the model in the author's words.
+
+    Raising it states a fact: the call had no effect. With `retry=True` Temporal runs a repeatable tool again
+    first, and the model sees the message only when the attempts are used up; a `once` tool is never run again.
+    """
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry = retry

@@ -1,0 +1,138 @@
+"""From a typed function to a tool: its arguments model and JSON schema, out of signature and docstring."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_type_hints
+
+import docstring_parser
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+
+from perdure.errors import InvalidToolError
+from perdure.messages import JsonObject
+from perdure.tool import Approval, Effect, Tool, ToolContext, ToolFunction, ToolOptions, ToolSpec
+
+
+def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolFunction | None = None) -> Tool:
+    """Make a function a tool.
+
+    Raises:
+        InvalidToolError: The signature has no schema (untyped or variadic parameters, types Pydantic does not
+            know), or the options contradict each other.
+    """
+    name = options.name or getattr(function, "__name__", "")
+    if not name.isidentifier() and options.name is None:
+        raise InvalidToolError(f"a tool needs a name; {function!r} has none, so give name='…'")
+    if reconcile is not None and options.effect is not Effect.ONCE:
+        raise InvalidToolError(
+            f"tool {name!r} has effect={options.effect.value!r} and a reconcile probe; only a 'once' tool can lose "
+            "an outcome, so drop the probe or declare effect='once'"
+        )
+    docs = docstring_parser.parse(inspect.getdoc(function) or "")
+    parameters = _parameters(function, name)
+    arguments = _arguments_model(name, function, parameters, {p.arg_name: p.description or "" for p in docs.params})
+    approval = options.approval or (Approval.ASK if options.effect is Effect.ONCE else Approval.ALLOW)
+    spec = ToolSpec(
+        name=name,
+        description=options.description or _description(docs),
+        input_schema=_json_schema(arguments, name),
+        effect=options.effect,
+        approval=Approval(approval),
+        timeout=options.timeout,
+        max_attempts=options.max_attempts if options.effect.repeatable else 1,
+        max_result_bytes=options.max_result_bytes,
+        has_reconcile=reconcile is not None,
+    )
+    return Tool(
+        spec=spec,
+        function=function,
+        arguments=arguments,
+        takes_context=_context_parameter(function) is not None,
+        reconcile=reconcile,
+    )
+
+
+def explain(error: ValidationError, tool: str) -> str:
+    """Say to the model which arguments are wrong and what would be right."""
+    lines = [
+        f"- {'.'.join(str(place) for place in problem['loc']) or 'arguments'}: {problem['msg']}"
+        + (f" (got {problem['input']!r:.200})" if problem["type"] != "missing" else "")
+        for problem in error.errors(include_url=False, include_context=False)
+    ]
+    return "\n".join([f"The arguments of {tool} do not fit its schema, so it did not run:", *lines])
+
+
+def _parameters(function: ToolFunction, name: str) -> dict[str, tuple[Any, inspect.Parameter]]:
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise InvalidToolError(f"tool {name!r}: its annotations cannot be resolved: {error}") from error
+    context = _context_parameter(function)
+    found: dict[str, tuple[Any, inspect.Parameter]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == context:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} must be an ordinary named one")
+        if parameter.name not in hints:
+            raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} needs a type annotation")
+        if parameter.name.startswith("_"):
+            raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} must not start with an underscore")
+        found[parameter.name] = (hints[parameter.name], parameter)
+    return found
+
+
+def _context_parameter(function: ToolFunction) -> str | None:
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None:
+        return None
+    annotation = first.annotation
+    is_context = annotation is ToolContext or (
+        isinstance(annotation, str) and annotation.rpartition(".")[2] == ToolContext.__name__
+    )
+    return first.name if is_context else None
+
+
+def _arguments_model(
+    name: str, function: ToolFunction, parameters: dict[str, tuple[Any, inspect.Parameter]], docs: dict[str, str]
+) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for parameter, (hint, declared) in parameters.items():
+        default = ... if declared.default is inspect.Parameter.empty else declared.default
+        if isinstance(default, FieldInfo):
+            fields[parameter] = (hint, default)
+        else:
+            fields[parameter] = (hint, Field(default, description=docs.get(parameter) or None))
+    try:
+        # Fields named like BaseModel's own attributes (copy, json, …) are legal arguments; protected_namespaces and
+        # the shadow warning are about models people subclass.
+        return create_model(
+            f"{name}_arguments",
+            __config__=ConfigDict(extra="forbid", protected_namespaces=()),
+            __module__=getattr(function, "__module__", __name__),
+            **fields,
+        )
+    except (PydanticUserError, TypeError, NameError) as error:
+        raise InvalidToolError(f"tool {name!r}: {error}") from error
+
+
+def _json_schema(arguments: type[BaseModel], name: str) -> JsonObject:
+    try:
+        schema = arguments.model_json_schema(mode="validation")
+    except PydanticUserError as error:
+        raise InvalidToolError(f"tool {name!r}: its arguments have no JSON schema: {error}") from error
+    schema.pop("title", None)
+    for field in schema.get("properties", {}).values():
+        field.pop("title", None)
+    schema.setdefault("properties", {})
+    return schema
+
+
+def _description(docs: docstring_parser.Docstring) -> str:
+    parts = [docs.short_description, docs.long_description]
+    returns = docs.returns.description if docs.returns and docs.returns.description else None
+    if returns:
+        parts.append(f"Returns: {returns}")
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,32 @@
+"""The search attributes of a run: how lists, inbox and status work without a worker, and without a table of ours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from temporalio.common import SearchAttributeKey
+
+AGENT: Final = SearchAttributeKey.for_keyword("PerdureAgent")
+VERSION: Final = SearchAttributeKey.for_keyword("PerdureVersion")
+USER: Final = SearchAttributeKey.for_keyword("PerdureUser")
+ORG: Final = SearchAttributeKey.for_keyword("PerdureOrg")
+SESSION: Final = SearchAttributeKey.for_keyword("PerdureSession")
+STATUS: Final = SearchAttributeKey.for_keyword("PerdureStatus")
+"""A `RunStatus`; written when a run starts to wait, goes on, and ends."""
+APPROVALS: Final = SearchAttributeKey.for_keyword_list("PerdureApprovals")
+"""Ids of the pending approvals."""
+COST: Final = SearchAttributeKey.for_float("PerdureCostUsd")
+"""US dollars, written with the status."""
+STEPS: Final = SearchAttributeKey.for_int("PerdureSteps")
+"""Model calls and tool calls, written with the status."""
+
+ALL: Final = (AGENT, VERSION, USER, ORG, SESSION, STATUS, APPROVALS, COST, STEPS)
+
+MEMO_APPROVALS: Final = "approvals"
+"""Memo field: an `ApprovalsMemo`."""
+MEMO_RESULT: Final = "result"
+"""Memo field: the `RunResult` without its output, written as the run's last act."""
+MEMO_REQUEST: Final = "request"
+"""Memo field: a digest of the request that started the run, so that a repeated one is recognised."""
+MEMO_TASK: Final = "task"
+"""Memo field: the first 200 characters of the task, for lists."""

@@ -1,0 +1,126 @@
+"""Tools: the typed functions of a user's app that a model may call, and what the runtime knows of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
+
+from perdure.messages import Frozen, JsonObject
+
+DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
+DEFAULT_MAX_RESULT_BYTES: Final = 64 * 1024
+MAX_RESULT_BYTES: Final = 1024 * 1024
+"""The most a tool may be allowed to return; Temporal refuses 2 MiB, and retries a refused result for ever."""
+
+
+class Effect(StrEnum):
+    """What calling a tool does to the world outside, which decides how it may be repeated."""
+
+    READ = "read"
+    """Changes nothing; may be repeated freely."""
+    EGRESS = "egress"
+    """Changes nothing but sends data outside, like fetching an address the model chose; may be repeated."""
+    IDEMPOTENT = "idempotent"
+    """Changes something, but twice is the same as once when the idempotency key is honoured; may be repeated."""
+    ONCE = "once"
+    """Changes something each time: dispatched with one attempt, and a lost attempt is an unknown outcome."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a lost or failed attempt may simply be made again."""
+        return self is not Effect.ONCE
+
+
+class Approval(StrEnum):
+    """Whether a human decides before the tool runs."""
+
+    ALLOW = "allow"
+    ASK = "ask"
+
+
+class ToolSpec(Frozen):
+    """A tool without its function: what history, workflow and model need to know."""
+
+    name: str
+    description: str = ""
+    input_schema: JsonObject
+    effect: Effect = Effect.READ
+    approval: Approval = Approval.ALLOW
+    timeout: timedelta = DEFAULT_TIMEOUT
+    max_attempts: int = 3
+    max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES
+    has_reconcile: bool = False
+
+
+class NotDone:
+    """A reconcile probe's answer: the call certainly had no effect."""
+
+    def __repr__(self) -> str:
+        return "NOT_DONE"
+
+
+NOT_DONE: Final = NotDone()
+
+ToolFunction = Callable[..., Awaitable[Any] | Any]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A registered tool: its spec, its function, and the model its arguments are validated with."""
+
+    spec: ToolSpec
+    function: ToolFunction
+    arguments: type[BaseModel]
+    takes_context: bool
+    reconcile: ToolFunction | None = None
+    """Called as the function is; returns the result if the call took effect, `NOT_DONE` if it certainly did not, and
+    raises when it cannot tell."""
+
+
+@dataclass(frozen=True)
+class ToolContext:
+    """What a tool may know of the call it serves. A tool takes it as its first parameter, or leaves it out."""
+
+    run_id: str
+    """The run, which is Temporal's workflow id."""
+    call_id: str
+    """The call, unique in its run and the same in every attempt."""
+    idempotency_key: str
+    """Give this to whatever can recognise a repetition: it is the same in every attempt at this call, and differs
+    between calls."""
+    attempt: int
+    """1 for the first attempt."""
+    agent: str
+    user: str | None
+    org: str | None
+    log: Any
+    """A structlog logger bound to run, call and tool."""
+    _heartbeat: Callable[..., None] = field(repr=False)
+    _cancelled: threading.Event = field(repr=False)
+
+    def heartbeat(self, *details: Any) -> None:
+        """Report progress, visible in the Temporal Web UI. Liveness needs no call: the runtime beats by itself."""
+        self._heartbeat(*details)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled or timed out; a long synchronous tool should look now and then."""
+        return self._cancelled.is_set()
+
+
+class ToolOptions(BaseModel, extra="forbid", frozen=True):
+    """What `@app.tool(...)` accepts; the names are the decorator's."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
+    description: str | None = None
+    effect: Effect = Effect.READ
+    approval: Literal["ask", "allow"] | None = None
+    timeout: timedelta = Field(default=DEFAULT_TIMEOUT, gt=timedelta(0), le=timedelta(hours=24))
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    max_result_bytes: int = Field(default=DEFAULT_MAX_RESULT_BYTES, ge=1024, le=MAX_RESULT_BYTES)

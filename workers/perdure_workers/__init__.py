@@ -1,0 +1,1 @@
+"""The composition root: worker, plugin, command line, dev server."""

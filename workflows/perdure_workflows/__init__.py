@@ -1,0 +1,1 @@
+"""The deterministic half of Perdure: the run as a Temporal workflow."""
