@@ -5,4 +5,14 @@ from perdure.app import App
 from perdure.errors import PerdureError, ToolError
 from perdure.tool import NOT_DONE, Approval, Effect, ToolContext
 
-__all__ = ["NOT_DONE", "Agent", "App", "Approval", "Effect", "Limits", "PerdureError", "ToolContext", "ToolError"]
+__all__ = [
+    "NOT_DONE",
+    "Agent",
+    "App",
+    "Approval",
+    "Effect",
+    "Limits",
+    "PerdureError",
+    "ToolContext",
+    "ToolError",
+]

@@ -23,7 +23,11 @@ DEFAULT_ADDRESS = "127.0.0.1:7233"
 
 
 async def connect(
-    settings: Settings, *, address: str | None = None, plugins: Sequence[temporalio.client.Plugin] = (), lazy: bool = False
+    settings: Settings,
+    *,
+    address: str | None = None,
+    plugins: Sequence[temporalio.client.Plugin] = (),
+    lazy: bool = False,
 ) -> Client:
     """Connect to the Temporal server.
 
@@ -70,7 +74,8 @@ async def ensure_search_attributes(client: Client) -> None:
         }
         if missing:
             await client.operator_service.add_search_attributes(
-                AddSearchAttributesRequest(namespace=namespace, search_attributes=missing), timeout=timedelta(seconds=10)
+                AddSearchAttributesRequest(namespace=namespace, search_attributes=missing),
+                timeout=timedelta(seconds=10),
             )
     except RPCError as error:
         if error.status == RPCStatusCode.ALREADY_EXISTS:

@@ -28,10 +28,10 @@ CUT_MARKER: Final = "\n[… cut by Perdure: {dropped:,} of {total:,} bytes left 
 
 
 def cut(text: str, limit: int) -> str:
-    """Shorten a text to `limit` bytes of UTF-8, its marker included; a shorter text comes back unchanged."""
+    """Shorten a text to `limit` bytes of UTF-8, its marker included; what UTF-8 cannot carry becomes `?`."""
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= limit:
-        return text
+        return encoded.decode()
     room = max(0, limit - len(CUT_MARKER) - 24)
     kept = encoded[:room].decode("utf-8", "ignore")
     return kept + CUT_MARKER.format(dropped=len(encoded) - len(kept.encode()), total=len(encoded))
@@ -42,7 +42,7 @@ class RunStatus(StrEnum):
 
     RUNNING = "running"
     WAITING = "waiting"
-    """At least one approval waits for a human and nothing else is going on."""
+    """At least one approval waits for a human; calls that need none may be running."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -220,12 +220,21 @@ class TranscriptPage(Frozen):
     """Index of the first message that this execution holds itself."""
 
 
+class ResultReference(Frozen):
+    """A tool result that the worker which runs the next model call has in memory, as it ran the tool."""
+
+    call_id: str
+    """The call, as in `ToolCall`."""
+    provider_id: str
+    """The call, as the provider names it."""
+
+
 class TailMessage(Frozen):
     """A message that is new since the last model call: spelled out, or for tool results by reference."""
 
     message: Message | None = None
-    results: tuple[ToolResult | str, ...] = ()
-    """Without `message`: a tool message whose results are inline, or the call id of one the worker already has."""
+    results: tuple[ToolResult | ResultReference, ...] = ()
+    """Without `message`: the results of a tool message."""
 
 
 class ModelCall(Frozen):
@@ -318,8 +327,8 @@ class TranscriptSlice(Frozen):
     """Input of the activity `adopt_transcript`."""
 
     segments: tuple[Segment, ...]
-    start: int
     end: int
+    """One past the last message wanted; the answer reaches back from there as far as one result may."""
 
 
 def call_digest(tool: str, arguments: JsonObject) -> str:

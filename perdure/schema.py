@@ -96,7 +96,10 @@ def _context_parameter(function: ToolFunction) -> str | None:
 
 
 def _arguments_model(
-    name: str, function: ToolFunction, parameters: dict[str, tuple[Any, inspect.Parameter]], docs: dict[str, str]
+    name: str,
+    function: ToolFunction,
+    parameters: dict[str, tuple[Any, inspect.Parameter]],
+    docs: dict[str, str],
 ) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for parameter, (hint, declared) in parameters.items():

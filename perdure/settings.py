@@ -39,7 +39,11 @@ class Settings(BaseSettings):
     """What an operator can set. Each field is the variable `PERDURE_<FIELD>` or a key of `perdure.toml`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PERDURE_", env_nested_delimiter="__", toml_file="perdure.toml", extra="forbid", frozen=True
+        env_prefix="PERDURE_",
+        env_nested_delimiter="__",
+        toml_file="perdure.toml",
+        extra="forbid",
+        frozen=True,
     )
 
     app: str | None = None

@@ -1,0 +1,368 @@
+"""A run of an agent: the model is called, its tool calls are answered, until there is an answer or a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from datetime import timedelta
+from typing import NoReturn
+
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from perdure.agent import AgentSpec
+    from perdure.contracts import (
+        MAX_REPLY_BYTES,
+        WORKFLOW_NAME,
+        Finish,
+        ModelCall,
+        ModelReply,
+        RunError,
+        RunResult,
+        RunStatus,
+        RunView,
+        TailMessage,
+        TranscriptPage,
+        TranscriptRequest,
+        TranscriptSlice,
+        adopt_transcript,
+        call_digest,
+        call_model,
+        cut,
+    )
+    from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
+    from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, STATUS, STEPS
+    from perdure_workflows.approvals import Approvals
+    from perdure_workflows.options import model_options, transcript_options
+    from perdure_workflows.state import Call, RunArguments, RunState
+    from perdure_workflows.tool_calls import ToolCalls
+    from perdure_workflows.transcript import MAX_TAIL_BYTES, Transcript, tail_of, tail_size
+
+GO_ON = "Your reply was cut off at the output limit. Continue exactly where it stopped."
+CUT_CALL = (
+    "This call did not run: the reply was cut off at the output limit, and the call may be incomplete. "
+    "Make it again, with less text around it."
+)
+FAILED_ENDS = {
+    Finish.REFUSAL: "model_refused",
+    Finish.CONTENT_FILTER: "content_filtered",
+    Finish.CONTEXT_WINDOW: "context_window",
+}
+"""Finishes that end the run as failed, and the error's type."""
+
+
+@workflow.defn(name=WORKFLOW_NAME)
+class AgentRun:
+    """One run. Its id is Temporal's workflow id; a long run is a chain of executions."""
+
+    @workflow.init
+    def __init__(self, arguments: RunArguments) -> None:
+        self._arguments = arguments
+        self._state = arguments.state or RunState(deadline=workflow.now() + arguments.limits.run_timeout)
+        self._transcript = Transcript(self._state.transcript)
+        self._approvals = Approvals(self._state.approvals)
+        self._tool_calls = ToolCalls(arguments, self._state, self._approvals)
+        self._spec_digest = arguments.spec.digest()
+        self._result: RunResult | None = None
+        if arguments.state is None:
+            self._say(arguments.task)
+
+    @workflow.run
+    async def run(self, arguments: RunArguments) -> RunResult:
+        """Run to an end, and say which."""
+        del arguments  # taken by __init__, so that signals and queries find a complete run
+        remaining = self._state.deadline - workflow.now()
+        async with asyncio.timeout(None) as deadline:
+            deadline.reschedule(asyncio.get_running_loop().time() + remaining.total_seconds())
+            try:
+                return await self._loop()
+            except (asyncio.CancelledError, ActivityError) as error:
+                if not is_cancelled_exception(error):
+                    raise
+                cancelled = error
+        # Out here a deadline no longer cancels anything, so that the end is written whole.
+        if deadline.expired():
+            return self._stop(RunStatus.TIMED_OUT, why="the run reached its time limit")
+        self._stop(RunStatus.CANCELLED, why="the run was cancelled")
+        raise cancelled
+
+    async def _loop(self) -> RunResult:
+        while True:
+            if not self._state.calls:
+                if self._state.totals.steps >= self._arguments.limits.max_steps:
+                    return self._stop(RunStatus.MAX_STEPS, why="the run reached its step limit")
+                await self._adopt_if_due()
+                end = self._hear(await self._call_model())
+                if end is not None:
+                    return end
+            if self._state.calls:
+                await self._answer_calls()
+                if self._state.rejected:
+                    return self._stop(RunStatus.REJECTED, why="the run was stopped by a rejection")
+            if workflow.info().is_continue_as_new_suggested():
+                self._continue_as_new()
+
+    @workflow.signal(description='{"approval_id": "…", "decided_by": "…"}, and if wanted reason, digest, arguments')
+    def approve(self, decision: RawValue | None = None) -> None:
+        """Let a call run, or say what became of a lost one."""
+        self._approvals.receive(decision, approved=True, now=workflow.now())
+
+    @workflow.signal(description='{"approval_id": "…", "decided_by": "…", "reason": "…"}')
+    def reject(self, decision: RawValue | None = None) -> None:
+        """Refuse a call; the model hears the reason."""
+        self._approvals.receive(decision, approved=False, now=workflow.now())
+
+    @workflow.query
+    def view(self) -> RunView:
+        """Return the run as it is now."""
+        return RunView(
+            status=self._status,
+            totals=self._state.totals,
+            pending_approvals=self._approvals.pending,
+            approvals=self._approvals.records,
+            output=self._result.output if self._result else None,
+            messages=self._transcript.length,
+        )
+
+    @workflow.query
+    def transcript(self, request: TranscriptRequest) -> TranscriptPage:
+        """Return a page of the conversation."""
+        return self._transcript.page(request)
+
+    @workflow.query
+    def spec(self) -> AgentSpec:
+        """Return the agent that the run is pinned to."""
+        return self._arguments.spec
+
+    async def _call_model(self) -> ModelReply:
+        step = self._next_step()
+        workflow.set_current_details(f"**Step {step}**: the model `{self._arguments.spec.model}` is answering.")
+        tail = self._state.tail if tail_size(self._state.tail) <= MAX_TAIL_BYTES else []
+        call = ModelCall(
+            step=step,
+            agent=self._arguments.spec.name,
+            version=self._arguments.spec.version,
+            spec_digest=self._spec_digest,
+            length=self._transcript.length,
+            digest=self._transcript.digest,
+            tail=tuple(tail),
+            timeout=self._arguments.limits.model_timeout,
+        )
+        options = model_options(self._arguments.spec, self._arguments.limits, step=step)
+        try:
+            return await workflow.execute_activity(call_model, call, **options)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            self._fail(_model_error(error))
+
+    def _hear(self, reply: ModelReply) -> RunResult | None:
+        """Take in a reply; return the run's end if it is the answer."""
+        self._count(reply)
+        message = reply.message
+        self._transcript.append(message)
+        self._state.tail = []
+        self._state.model_worker = reply.worker
+        self._state.last_words = self._state.unfinished_text + message.text or self._state.last_words
+        self._state.calls = [self._open_call(part) for part in message.tool_calls]
+        if reply.finish in FAILED_ENDS:
+            self._fail(
+                RunError(
+                    type=FAILED_ENDS[reply.finish],
+                    message=reply.detail or f"the model stopped: {reply.finish}",
+                )
+            )
+        if reply.finish is Finish.LENGTH:
+            self._go_on_after_cut(message.text)
+            return None
+        if self._state.calls or reply.finish is Finish.PAUSE:
+            return None
+        return self._stop(RunStatus.COMPLETED, output=self._state.unfinished_text + message.text)
+
+    def _go_on_after_cut(self, text: str) -> None:
+        if self._state.calls:
+            for call in self._state.calls:
+                call.result = ToolResult(call_id=call.provider_id, content=CUT_CALL, is_error=True)
+        elif text:
+            self._state.unfinished_text += text
+            self._say(GO_ON)
+        else:
+            limit = self._arguments.spec.max_output_tokens
+            self._fail(
+                RunError(
+                    type="model_output_limit",
+                    message=f"the model used up max_output_tokens={limit} without an answer; raise the limit",
+                )
+            )
+
+    async def _answer_calls(self) -> None:
+        """Bring every open call to its result, and the results to the transcript."""
+        self._refuse_calls_beyond_limit()
+        workflow.set_current_details("**Tools**: " + ", ".join(f"`{call.tool}`" for call in self._state.calls))
+        tasks = [
+            asyncio.create_task(self._tool_calls.answer(call)) for call in self._state.calls if call.result is None
+        ]
+        try:
+            while not all(task.done() for task in tasks):
+                await self._something_happens(tasks)
+                self._publish_approvals()
+                if self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested():
+                    break
+                await self._adopt_if_due()
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception) and not is_cancelled_exception(end):
+                raise end
+        if any(call.result is None for call in self._state.calls):
+            self._continue_as_new()
+        self._close_turn()
+
+    async def _something_happens(self, tasks: list[asyncio.Task[None]]) -> None:
+        done = sum(task.done() for task in tasks)
+        due = self._transcript.adoption_due
+        with contextlib.suppress(TimeoutError):  # the caller adopts the transcript and comes back
+            await workflow.wait_condition(
+                lambda: (
+                    sum(task.done() for task in tasks) > done
+                    or self._approvals.changed
+                    or (self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested())
+                ),
+                timeout=max(timedelta(0), due - workflow.now()) if due else None,
+                timeout_summary="keep the transcript",
+            )
+
+    def _only_humans_left(self, tasks: list[asyncio.Task[None]]) -> bool:
+        return self._tool_calls.waiting == sum(not task.done() for task in tasks)
+
+    def _close_turn(self) -> None:
+        calls, self._state.calls = self._state.calls, []
+        results = tuple(call.result for call in calls if call.result is not None)
+        self._transcript.append(ToolMessage(results=results))
+        self._state.tail.append(tail_of(calls, model_worker=self._state.model_worker))
+        self._publish_approvals()
+        self._approvals.close_turn()
+
+    def _stop(
+        self, status: RunStatus, *, why: str = "", output: str | None = None, error: RunError | None = None
+    ) -> RunResult:
+        """End the run: nothing stays open, and the record is complete."""
+        if self._state.calls:
+            for call in self._state.calls:
+                if call.result is None:
+                    content = f"This call has no result: {why}."
+                    call.result = ToolResult(call_id=call.provider_id, content=content, is_error=True)
+            self._close_turn()
+        self._approvals.withdraw_all(now=workflow.now())
+        self._result = RunResult(
+            status=status,
+            output=cut(self._state.last_words if output is None else output, MAX_REPLY_BYTES),
+            error=error,
+            totals=self._state.totals,
+        )
+        self._publish_approvals()
+        if status is RunStatus.CANCELLED:  # Temporal keeps no result of a cancelled workflow
+            workflow.upsert_memo({MEMO_RESULT: self._result.model_copy(update={"output": None})})
+        self._publish_status()
+        workflow.set_current_details(f"**{status}** after {self._state.totals.steps} steps.")
+        return self._result
+
+    def _fail(self, error: RunError) -> NoReturn:
+        result = self._stop(RunStatus.FAILED, why=error.message, error=error)
+        raise ApplicationError(error.message, result, type=error.type, non_retryable=True)
+
+    def _continue_as_new(self) -> NoReturn:
+        carried = self._transcript.carried(execution_id=workflow.info().run_id, now=workflow.now())
+        state = self._state.model_copy(update={"transcript": carried})
+        workflow.continue_as_new(self._arguments.model_copy(update={"state": state}))
+
+    async def _adopt_if_due(self) -> None:
+        """Take messages over from earlier executions before the server deletes their histories."""
+        due = self._transcript.adoption_due
+        if due is None or due > workflow.now():
+            return
+        while self._transcript.base > 0:
+            wanted = TranscriptSlice(segments=self._transcript.segments, end=self._transcript.base)
+            self._transcript.adopt(await workflow.execute_activity(adopt_transcript, wanted, **transcript_options()))
+
+    def _open_call(self, part: ToolCallPart) -> Call:
+        step = self._next_step()
+        # Some servers number their calls from zero in each reply; and after a reset to an earlier step another call
+        # must not inherit this one's idempotency key. Hence a name of our own, from place and content.
+        content = f"{part.id}:{call_digest(part.name, part.arguments)}"
+        call_id = f"c{step}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        return Call(
+            call_id=call_id,
+            provider_id=part.id,
+            tool=part.name,
+            arguments=part.arguments,
+            malformed=part.malformed,
+            step=step,
+        )
+
+    def _refuse_calls_beyond_limit(self) -> None:
+        for call in self._state.calls:
+            if call.step > self._arguments.limits.max_steps and call.result is None:
+                content = (
+                    f"This call did not run: the run's limit of {self._arguments.limits.max_steps} steps is reached."
+                )
+                call.result = ToolResult(call_id=call.provider_id, content=content, is_error=True)
+
+    def _say(self, text: str) -> None:
+        message: Message = UserMessage(text=text)
+        self._transcript.append(message)
+        self._state.tail.append(TailMessage(message=message))
+
+    def _next_step(self) -> int:
+        totals = self._state.totals
+        self._state.totals = totals.model_copy(update={"steps": totals.steps + 1})
+        return totals.steps + 1
+
+    def _count(self, reply: ModelReply) -> None:
+        totals = self._state.totals
+        self._state.totals = totals.model_copy(
+            update={
+                "model_calls": totals.model_calls + 1,
+                "tool_calls": totals.tool_calls + len(reply.message.tool_calls),
+                "usage": totals.usage + reply.usage,
+                "cost_usd": totals.cost_usd + (reply.cost_usd or 0),
+                "unpriced_calls": totals.unpriced_calls + (reply.cost_usd is None),
+            }
+        )
+
+    @property
+    def _status(self) -> RunStatus:
+        if self._result is not None:
+            return self._result.status
+        return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
+
+    def _publish_approvals(self) -> None:
+        if not self._approvals.changed:
+            return
+        workflow.upsert_memo({MEMO_APPROVALS: self._approvals.publish()})
+        if self._result is None:
+            self._publish_status()
+
+    def _publish_status(self) -> None:
+        pending = [approval.approval_id for approval in self._approvals.pending]
+        totals = self._state.totals
+        workflow.upsert_search_attributes(
+            [
+                STATUS.value_set(self._status.value),
+                COST.value_set(float(totals.cost_usd)),
+                STEPS.value_set(totals.steps),
+                APPROVALS.value_set(pending) if pending else APPROVALS.value_unset(),
+            ]
+        )
+
+
+def _model_error(error: ActivityError) -> RunError:
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return RunError(type=cause.type or "model_failed", message=cause.message)
+    return RunError(type="model_timeout", message=f"the model call was lost each time it was tried: {cause or error}")

@@ -1,0 +1,99 @@
+"""All state of a run, in one model that is also what continue-as-new carries over."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel, Field
+
+    from perdure.contracts import (
+        ApprovalRecord,
+        Decision,
+        PendingApproval,
+        RunInput,
+        Segment,
+        TailMessage,
+        Totals,
+    )
+    from perdure.messages import EMPTY_DIGEST, JsonObject, Message, ToolResult
+
+
+class Call(BaseModel):
+    """One tool call of the reply that is being answered."""
+
+    call_id: str
+    provider_id: str
+    tool: str
+    arguments: JsonObject
+    malformed: str | None = None
+    step: int
+    approved_by: str | None = None
+    """Who let it run; None until then, or when nobody was asked."""
+    edited_by: str | None = None
+    """Who gave it other arguments than the model's."""
+    lost: int = 0
+    """Attempts whose outcome could not be told."""
+    lost_because: str | None = None
+    """What happened to the last attempt, while its outcome is unknown."""
+    may_run_until: datetime | None = None
+    """A worker cut off from the server could be running the lost attempt until then."""
+    result: ToolResult | None = None
+    worker: str = ""
+    """The worker process that has the result in memory."""
+
+
+class Verdict(BaseModel):
+    """A decision that counted and waits to be acted upon."""
+
+    approved: bool
+    decision: Decision
+    expired: bool = False
+
+
+class ApprovalsState(BaseModel):
+    """What is asked, what was answered, and what happened on the way."""
+
+    pending: dict[str, PendingApproval] = Field(default_factory=dict)
+    verdicts: dict[str, Verdict] = Field(default_factory=dict)
+    records: list[ApprovalRecord] = Field(default_factory=list)
+    unpublished: list[ApprovalRecord] = Field(default_factory=list)
+    """Records that the memo does not show yet."""
+
+
+class TranscriptState(BaseModel):
+    """The messages this execution holds, and where the ones before them are."""
+
+    base: int = 0
+    digest: str = EMPTY_DIGEST
+    messages: list[Message] = Field(default_factory=list)
+    segments: list[Segment] = Field(default_factory=list)
+
+
+class RunState(BaseModel):
+    """Everything a run knows beyond its input."""
+
+    deadline: datetime
+    totals: Totals = Totals()
+    transcript: TranscriptState = Field(default_factory=TranscriptState)
+    tail: list[TailMessage] = Field(default_factory=list)
+    """Messages since the last model call."""
+    model_worker: str = ""
+    """The worker process that made the last model call."""
+    calls: list[Call] = Field(default_factory=list)
+    """The calls of the last reply, while they are being answered."""
+    approvals: ApprovalsState = Field(default_factory=ApprovalsState)
+    last_words: str = ""
+    """The model's latest text: the output of a run that stops early."""
+    unfinished_text: str = ""
+    """What a reply said before it was cut; the next one goes on from there."""
+    rejected: bool = False
+    """A human's no ends the run."""
+
+
+class RunArguments(RunInput):
+    """The workflow's input: how the run was started, and after continue-as-new what it knew by then."""
+
+    state: RunState | None = None
