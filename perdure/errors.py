@@ -12,7 +12,8 @@ PerdureError
 ├── ApprovalNotFoundError       the run has no such approval
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
-└── ServerUnreachableError      the Temporal server does not answer
+├── ServerUnreachableError      the Temporal server does not answer
+└── ProcessError                a process that a command started ended, or never got ready
 ToolError                       raised by a tool, read by the model; deliberately no PerdureError
 """
 
@@ -72,6 +73,10 @@ class InputTooLargeError(PerdureError):
 
 class ServerUnreachableError(PerdureError):
     """The Temporal server does not answer."""
+
+
+class ProcessError(PerdureError):
+    """A process that a command started ended, or never got ready."""
 
 
 class ToolError(Exception):
