@@ -28,7 +28,7 @@ F = TypeVar("F", bound=ToolFunction)
 
 
 class App:
-    """Agents and tools of one package. Registration order does not matter; `check()` runs when a worker or API starts."""
+    """Agents and tools of one package, registered in any order and checked when a worker or API starts."""
 
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}
@@ -94,7 +94,8 @@ class App:
         key = (agent.name, agent.version)
         if key in self._agents:
             raise DuplicateNameError(
-                f"the app already has agent {agent.name!r} version {agent.version!r}; a changed agent needs a new version"
+                f"the app already has agent {agent.name!r} version {agent.version!r}; "
+                "a changed agent needs a new version"
             )
         self._agents[key] = agent
         return agent

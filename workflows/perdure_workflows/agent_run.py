@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 from temporalio import workflow
-from temporalio.common import RawValue
+from temporalio.common import RawValue, TypedSearchAttributes
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -34,8 +34,8 @@ with workflow.unsafe.imports_passed_through():
         cut,
     )
     from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
-    from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, STATUS, STEPS
-    from perdure_workflows.approvals import Approvals
+    from perdure.search_attributes import ALL, APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, STATUS, STEPS
+    from perdure_workflows.approvals import NO_PAYLOAD, Approvals
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.state import Call, RunArguments, RunState
     from perdure_workflows.tool_calls import ToolCalls
@@ -106,12 +106,12 @@ class AgentRun:
                 self._continue_as_new()
 
     @workflow.signal(description='{"approval_id": "…", "decided_by": "…"}, and if wanted reason, digest, arguments')
-    def approve(self, decision: RawValue | None = None) -> None:
+    def approve(self, decision: RawValue = NO_PAYLOAD) -> None:
         """Let a call run, or say what became of a lost one."""
         self._approvals.receive(decision, approved=True, now=workflow.now())
 
     @workflow.signal(description='{"approval_id": "…", "decided_by": "…", "reason": "…"}')
-    def reject(self, decision: RawValue | None = None) -> None:
+    def reject(self, decision: RawValue = NO_PAYLOAD) -> None:
         """Refuse a call; the model hears the reason."""
         self._approvals.receive(decision, approved=False, now=workflow.now())
 
@@ -279,7 +279,13 @@ class AgentRun:
     def _continue_as_new(self) -> NoReturn:
         carried = self._transcript.carried(execution_id=workflow.info().run_id, now=workflow.now())
         state = self._state.model_copy(update={"transcript": carried})
-        workflow.continue_as_new(self._arguments.model_copy(update={"state": state}))
+        attributes = workflow.info().typed_search_attributes
+        # Left to itself, the next execution starts with neither the memo nor the attributes that this one wrote.
+        workflow.continue_as_new(
+            self._arguments.model_copy(update={"state": state}),
+            memo=workflow.memo(),
+            search_attributes=TypedSearchAttributes([pair for pair in attributes if pair.key in ALL]),
+        )
 
     async def _adopt_if_due(self) -> None:
         """Take messages over from earlier executions before the server deletes their histories."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
@@ -19,6 +20,8 @@ with workflow.unsafe.imports_passed_through():
     from perdure.contracts import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval
     from perdure_workflows.state import ApprovalsState, Verdict
 
+NO_PAYLOAD = RawValue(Payload())
+"""What a signal sent without any payload is taken to bring."""
 MAX_RECORDS = 100
 MAX_QUOTED = 200
 """Characters of a sender's text that a record repeats."""
@@ -54,7 +57,7 @@ class Approvals:
             ApprovalRecord(kind="asked", at=approval.asked_at, approval_id=approval.approval_id, tool=approval.tool)
         )
 
-    def receive(self, payload: RawValue | None, *, approved: bool, now: datetime) -> None:
+    def receive(self, payload: RawValue, *, approved: bool, now: datetime) -> None:
         """Take a decision as a signal brought it: count it, or record why it does not."""
         try:
             decision = _parse(payload)
@@ -157,8 +160,8 @@ class Approvals:
         del self._state.unpublished[:-MAX_RECORDS]
 
 
-def _parse(payload: RawValue | None) -> Decision:
-    if payload is None:
+def _parse(payload: RawValue) -> Decision:
+    if payload is NO_PAYLOAD:
         raise ValueError('the signal has no payload; send {"approval_id": …, "decided_by": …}')
     try:
         content: Any = workflow.payload_converter().from_payload(payload.payload)

@@ -50,19 +50,15 @@ class Transcript:
         self._sizes.append(len(content))
 
     def page(self, request: TranscriptRequest) -> TranscriptPage:
-        """Return messages from `request.start` on, as far as they are here and fit."""
-        first = max(0, request.start - self._state.base)
+        """Return messages from `request.start` on, as far as they fit; none if they are not held here."""
+        first = request.start - self._state.base
+        if first < 0:
+            return self._page(0, 0)
         last, size = first, 0
         while last < len(self._sizes) and (last == first or size + self._sizes[last] <= request.max_bytes):
             size += self._sizes[last]
             last += 1
-        return TranscriptPage(
-            start=self._state.base + first,
-            messages=tuple(self._state.messages[first:last]),
-            length=self.length,
-            segments=tuple(self._state.segments),
-            base=self._state.base,
-        )
+        return self._page(first, last)
 
     def carried(self, *, execution_id: str, now: datetime) -> TranscriptState:
         """Return what the next execution starts with: the messages, or where they are."""
@@ -98,6 +94,15 @@ class Transcript:
         self._sizes[:0] = [len(canonical(message)) for message in page.messages]
         self._state.base = page.start
         self._state.segments = [segment for segment in self._state.segments if segment.start < page.start]
+
+    def _page(self, first: int, last: int) -> TranscriptPage:
+        return TranscriptPage(
+            start=self._state.base + first,
+            messages=tuple(self._state.messages[first:last]),
+            length=self.length,
+            segments=tuple(self._state.segments),
+            base=self._state.base,
+        )
 
 
 def tail_of(calls: list[Call], *, model_worker: str) -> TailMessage:

@@ -1,0 +1,153 @@
+"""The activities around a tool: `call_tool`, `check_call`, `reconcile_call`.
+
+A tool's failure is a value for the model; an infrastructure failure is an exception for Temporal. Repeatable tools are
+as idempotent as their effect promises; the key for it is (run id, call id). A `once` tool has one attempt, and anything
+but a result or a `ToolError` leaves its outcome unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from perdure.app import App
+from perdure.contracts import CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
+from perdure.errors import ToolError
+from perdure.schema import explain
+from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
+from perdure_activities.heartbeat import Pulse, heartbeats
+from perdure_activities.transcripts import Transcripts
+
+MAX_ERROR_BYTES = 4096
+log = structlog.get_logger(__name__)
+
+
+class ToolActivities:
+    """Tool calls of one worker process."""
+
+    def __init__(self, app: App, *, transcripts: Transcripts, worker: str) -> None:
+        self._app = app
+        self._transcripts = transcripts
+        self._worker = worker
+
+    @activity.defn
+    async def call_tool(self, call: ToolCall) -> ToolOutcome:
+        """Validate the arguments and run the tool."""
+        tool = self._tool(call)
+        try:
+            arguments = _validate(tool, call)
+        except ValidationError as error:
+            return self._outcome(call, explain(error, call.tool), is_error=True)
+        async with heartbeats() as pulse:
+            try:
+                async with asyncio.timeout(call.timeout.total_seconds()):
+                    result = await _invoke(tool, tool.function, arguments, call, pulse)
+            except ToolError as error:
+                return self._failed(call, error.message, retry=error.retry, kind="tool_error")
+            except TimeoutError as error:
+                why = f"{call.tool} took longer than {call.timeout.total_seconds():g} s"
+                return self._broke(call, why, error)
+            except Exception as error:  # user code may raise anything
+                log.warning("tool_raised", tool=call.tool, error=type(error).__name__, exc_info=True)
+                return self._broke(call, f"{call.tool} raised {type(error).__name__}: {error}", error)
+        return self._outcome(call, serialise(result), is_error=False)
+
+    @activity.defn
+    async def check_call(self, call: ToolCall) -> CallCheck:
+        """Validate the arguments without running the tool."""
+        try:
+            _validate(self._tool(call), call)
+        except ValidationError as error:
+            return CallCheck(problem=explain(error, call.tool))
+        return CallCheck()
+
+    @activity.defn
+    async def reconcile_call(self, call: ToolCall) -> Reconciliation:
+        """Ask the tool's probe whether a lost call took effect."""
+        tool = self._tool(call)
+        if tool.reconcile is None:
+            raise ApplicationError(f"{call.tool} has no reconcile probe here", type="probe_missing", non_retryable=True)
+        async with heartbeats() as pulse, asyncio.timeout(call.timeout.total_seconds()):
+            found = await _invoke(tool, tool.reconcile, _validate(tool, call), call, pulse)
+        if isinstance(found, NotDone):
+            return Reconciliation(done=False)
+        return Reconciliation(done=True, outcome=self._outcome(call, serialise(found), is_error=False))
+
+    def _tool(self, call: ToolCall) -> Tool:
+        tool = self._app.find_tool(call.tool)
+        if tool is None:
+            raise ApplicationError(f"this worker has no tool {call.tool!r}", type="tool_missing")
+        return tool
+
+    def _failed(self, call: ToolCall, why: str, *, retry: bool, kind: str) -> ToolOutcome:
+        """Report a failure that certainly had no effect: to Temporal while it may be tried again, else to the model."""
+        if retry and activity.info().attempt < call.max_attempts:
+            raise ApplicationError(why, type=kind)
+        return self._outcome(call, cut(why, MAX_ERROR_BYTES), is_error=True)
+
+    def _broke(self, call: ToolCall, why: str, error: Exception) -> ToolOutcome:
+        """Report a failure that may have come after the effect."""
+        if call.effect == Effect.ONCE:
+            raise ApplicationError(cut(why, MAX_ERROR_BYTES), type="outcome_unknown", non_retryable=True) from error
+        return self._failed(call, cut(why, MAX_ERROR_BYTES), retry=True, kind="tool_broke")
+
+    def _outcome(self, call: ToolCall, content: str, *, is_error: bool) -> ToolOutcome:
+        content = cut(content, call.max_result_bytes)
+        run_id = activity.info().workflow_id or ""
+        self._transcripts.remember_result(run_id, call.call_id, content, is_error=is_error)
+        return ToolOutcome(content=content, is_error=is_error, worker=self._worker)
+
+
+def serialise(result: object) -> str:
+    """Write a tool's result as the model reads it: text as it is, anything else as JSON.
+
+    Never fails: the call took effect, so a value JSON does not know is described rather than lost.
+    """
+    if isinstance(result, str):
+        return result
+    return to_json(result, fallback=repr, bytes_mode="base64", inf_nan_mode="strings").decode()
+
+
+def _validate(tool: Tool, call: ToolCall) -> BaseModel:
+    # Through JSON, as the model wrote it: strict about nothing that JSON cannot say, like dates and decimals.
+    return tool.arguments.model_validate_json(to_json(call.arguments))
+
+
+async def _invoke(tool: Tool, function: ToolFunction, arguments: BaseModel, call: ToolCall, pulse: Pulse) -> object:
+    named: Mapping[str, Any] = {name: getattr(arguments, name) for name in type(arguments).model_fields}
+    cancelled = threading.Event()
+    context = (_context(call, pulse, cancelled),) if tool.takes_context else ()
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function(*context, **named)
+        result = await asyncio.to_thread(function, *context, **named)
+        return await result if inspect.isawaitable(result) else result
+    except asyncio.CancelledError:
+        cancelled.set()  # a thread cannot be stopped, only told
+        raise
+
+
+def _context(call: ToolCall, pulse: Pulse, cancelled: threading.Event) -> ToolContext:
+    info = activity.info()
+    run_id = info.workflow_id or ""
+    return ToolContext(
+        run_id=run_id,
+        call_id=call.call_id,
+        idempotency_key=f"{run_id}:{call.call_id}",
+        attempt=info.attempt,
+        agent=call.agent,
+        user=call.user,
+        org=call.org,
+        log=structlog.get_logger("perdure.tool").bind(run_id=run_id, call_id=call.call_id, tool=call.tool),
+        _heartbeat=pulse.note,
+        _cancelled=cancelled,
+    )

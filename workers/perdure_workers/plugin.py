@@ -1,0 +1,105 @@
+"""`Perdure(app)`: the whole runtime as one Temporal plugin, for our worker, a user's own, a client and a replayer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import WorkerConfig, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.workflow import SandboxImportNotificationPolicy
+
+from perdure.app import App
+from perdure.codec import data_converter
+from perdure.settings import Settings
+from perdure_activities.model import ModelActivities
+from perdure_activities.providers.provider import Provider
+from perdure_activities.providers.registry import default_providers
+from perdure_activities.tools import ToolActivities
+from perdure_activities.transcripts import Transcripts
+from perdure_workers.interceptors import LogContext
+from perdure_workflows.agent_run import AgentRun
+
+STICKY_TIMEOUT: Final = timedelta(seconds=2)
+"""How long a dead worker's cached runs wait before another worker takes them over."""
+HEARTBEAT_INTERVAL: Final = timedelta(seconds=1)
+"""Without this the SDK passes on heartbeats only every 0.8 × their timeout, and cancellation as rarely."""
+EAGER_ACTIVITIES: Final = 16
+"""Calls of one reply that start on the worker which has their conversation in memory."""
+
+
+class Perdure(SimplePlugin):
+    """Adds the run workflow, its activities, the payload converter and the log context to a client and its workers.
+
+    Give it to `Client.connect(plugins=[…])` (its workers inherit it), or to a `Worker` or `Replayer` alone.
+    """
+
+    def __init__(
+        self, app: App, *, settings: Settings | None = None, providers: Mapping[str, Provider] | None = None
+    ) -> None:
+        """Assemble the runtime for one process.
+
+        Args:
+            app: Agents and tools.
+            settings: Default: `PERDURE_*` variables and `perdure.toml`.
+            providers: Model providers by prefix; default: the built-in ones.
+        """
+        settings = settings or Settings()
+        worker = uuid.uuid4().hex
+        self.app = app
+        self.providers = dict(default_providers() if providers is None else providers)
+        self.transcripts = Transcripts(max_bytes=settings.transcript_cache_mb * 1024 * 1024)
+        model = ModelActivities(
+            app, providers=self.providers, transcripts=self.transcripts, prices=settings.prices, worker=worker
+        )
+        tools = ToolActivities(app, transcripts=self.transcripts, worker=worker)
+        super().__init__(
+            "perdure",
+            data_converter=data_converter(compress_above=settings.compress_above_bytes),
+            workflows=[AgentRun],
+            activities=[
+                model.call_model,
+                model.adopt_transcript,
+                tools.call_tool,
+                tools.check_call,
+                tools.reconcile_call,
+            ],
+            interceptors=[LogContext()],
+            workflow_runner=sandbox,
+            run_context=self._serve,
+        )
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Add the runtime to a worker, with the timings that recovery depends on."""
+        config = super().configure_worker(config)
+        config["sticky_queue_schedule_to_start_timeout"] = STICKY_TIMEOUT
+        config["max_heartbeat_throttle_interval"] = HEARTBEAT_INTERVAL
+        config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES
+        return config
+
+    @asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        self.app.check()
+        try:
+            yield
+        finally:
+            for provider in self.providers.values():
+                await provider.close()
+
+
+def sandbox(runner: WorkflowRunner | None = None) -> WorkflowRunner:
+    """Have the workflow sandbox refuse imports that workflow code did not declare; other runners stay as they are."""
+    if runner is not None and not isinstance(runner, SandboxedWorkflowRunner):
+        return runner
+    restrictions = runner.restrictions if runner is not None else SandboxRestrictions.default
+    return SandboxedWorkflowRunner(
+        restrictions=replace(
+            restrictions,
+            import_notification_policy=SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH,
+        )
+    )
