@@ -201,4 +201,4 @@ async def _serves(address: str) -> bool:
 
 def _environment() -> dict[str, str]:
     # The program would read a client's configuration from the profile; a server of ours has none to read.
-    return {"TEMPORAL_CONFIG_FILE": os.devnull}
+    return {**os.environ, "TEMPORAL_CONFIG_FILE": os.devnull}

@@ -137,7 +137,9 @@ class ProcessGroup:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.kill()
+        self.kill_now()
+        for child in self._children:
+            await child.wait()
 
     async def start(
         self,
@@ -152,7 +154,7 @@ class ProcessGroup:
         Args:
             name: How people are told of it.
             command: The program's absolute path and its arguments.
-            environment: Variables to add to ours.
+            environment: All of its variables; default: ours.
             forward: Hand its lines to the group's printer; without, they are only kept for errors.
         """
         process = await asyncio.create_subprocess_exec(
@@ -161,7 +163,7 @@ class ProcessGroup:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
+            env=environment,
             process_group=self._group,
         )
         self._group = self._group or process.pid
@@ -192,10 +194,8 @@ class ProcessGroup:
                     told(child)
                 await child.stop(grace=grace)
 
-    async def kill(self) -> None:
-        """End all children, and what they have started in their group, at once."""
+    def kill_now(self) -> None:
+        """End all children, and what they have started in their group, without waiting for their end."""
         if self._group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, signal.SIGKILL)
-        for child in self._children:
-            await child.wait()
