@@ -12,6 +12,7 @@ PerdureError
 ├── ApprovalNotFoundError       the run has no such approval
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
+├── HistoryFileError            a file is no exported history
 ├── ServerUnreachableError      the Temporal server does not answer
 └── ProcessError                a process that a command started ended, or never got ready
 ToolError                       raised by a tool, read by the model; deliberately no PerdureError
@@ -69,6 +70,10 @@ class ConflictError(PerdureError):
 
 class InputTooLargeError(PerdureError):
     """The input is larger than Temporal can carry."""
+
+
+class HistoryFileError(PerdureError):
+    """The file does not hold a run's history."""
 
 
 class ServerUnreachableError(PerdureError):

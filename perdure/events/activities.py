@@ -1,0 +1,274 @@
+"""Activities as events: model calls, tool calls, and the answers that calls get without being dispatched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypedDict
+
+from google.protobuf.message import Message as Proto
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import (
+    ActivityTaskCanceledEventAttributes,
+    ActivityTaskCompletedEventAttributes,
+    ActivityTaskFailedEventAttributes,
+    ActivityTaskScheduledEventAttributes,
+    ActivityTaskStartedEventAttributes,
+    ActivityTaskTimedOutEventAttributes,
+)
+
+from perdure.contracts import ModelCall, ModelReply, Reconciliation, RunInput, ToolCall, ToolOutcome, Totals
+from perdure.events.event import (
+    ModelCalled,
+    ModelFailed,
+    ModelReplied,
+    RequestedCall,
+    RunEvent,
+    ToolAnswered,
+    ToolCalled,
+    ToolFailed,
+    ToolFinished,
+    ToolReconciled,
+)
+from perdure.events.payloads import CarriedRun, OpenCall, describe, read_first
+from perdure.events.stamp import Stamp
+from perdure.messages import ToolResult
+from perdure.tool import Effect
+
+_CERTAINLY_NOT_RUN = "tool_missing"
+"""Error type of a tool call that no worker could have run, as the worker did not have the tool."""
+
+
+@dataclass
+class _Scheduled:
+    """An activity under way."""
+
+    call: ModelCall | ToolCall
+    probe: bool
+    """It asks what became of the call instead of making it."""
+    at: datetime
+    attempts: int = 1
+    retried_because: str | None = None
+    worker: str = ""
+
+
+class _Attempts(TypedDict):
+    """What every end of an activity says of the way there."""
+
+    id: str
+    at: datetime
+    step: int
+    attempts: int
+    retried_because: str | None
+    worker: str
+    duration: timedelta
+
+
+class Activities:
+    """Follows the activities of one execution, and counts what they used."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        """What the run has used so far."""
+        self.last_words = ""
+        """The model's latest text."""
+        self._model = ""
+        self._under_way: dict[int, _Scheduled] = {}
+        self._open_calls: dict[int, OpenCall] = {}
+
+    def begin(self, run: RunInput | None, carried: CarriedRun | None) -> None:
+        """Take in what the execution starts from."""
+        self._model = run.spec.model if run else ""
+        if carried and carried.state:
+            self.totals = carried.state.totals
+            self.last_words = carried.state.last_words
+            self._open_calls = {
+                call.step: call.model_copy(update={"answered": call.result is not None}) for call in carried.state.calls
+            }
+
+    def hand_over(self, carried: CarriedRun | None, stamp: Stamp) -> Iterator[RunEvent]:
+        """Tell the answers that only the next execution's input holds."""
+        calls = carried.state.calls if carried and carried.state else ()
+        yield from self._answers({call.provider_id: call.result for call in calls if call.result}, stamp)
+
+    def feed(self, attributes: Proto, stamp: Stamp) -> Iterator[RunEvent]:
+        """Return the events of an activity's history event."""
+        match attributes:
+            case ActivityTaskScheduledEventAttributes():
+                yield from self._scheduled(attributes, stamp)
+            case ActivityTaskStartedEventAttributes():
+                self._started(attributes)
+            case ActivityTaskCompletedEventAttributes():
+                if scheduled := self._under_way.pop(attributes.scheduled_event_id, None):
+                    yield from self._completed(scheduled, attributes.result, stamp)
+            case ActivityTaskFailedEventAttributes() | ActivityTaskTimedOutEventAttributes():
+                if scheduled := self._under_way.pop(attributes.scheduled_event_id, None):
+                    yield self._failed(scheduled, attributes.failure, stamp)
+            case ActivityTaskCanceledEventAttributes():
+                if scheduled := self._under_way.pop(attributes.scheduled_event_id, None):
+                    yield from self._cancelled(scheduled, stamp)
+
+    def _scheduled(self, scheduled: ActivityTaskScheduledEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
+        match scheduled.activity_type.name:
+            case "call_model":
+                if model_call := read_first(scheduled.input, ModelCall):
+                    self._under_way[stamp.history_event] = _Scheduled(model_call, probe=False, at=stamp.at)
+                    yield from self._model_called(model_call, stamp)
+            case "call_tool" | "reconcile_call" as name:
+                if tool_call := read_first(scheduled.input, ToolCall):
+                    probe = name == "reconcile_call"
+                    self._under_way[stamp.history_event] = _Scheduled(tool_call, probe=probe, at=stamp.at)
+                    if not probe:
+                        yield ToolCalled(
+                            id=stamp.next_id(),
+                            at=stamp.at,
+                            step=tool_call.step,
+                            call_id=tool_call.call_id,
+                            tool=tool_call.tool,
+                            arguments=tool_call.arguments,
+                            effect=tool_call.effect,
+                        )
+
+    def _started(self, started: ActivityTaskStartedEventAttributes) -> None:
+        # Temporal writes this one only when the activity ends, so it tells about the last attempt.
+        if scheduled := self._under_way.get(started.scheduled_event_id):
+            scheduled.attempts = max(1, started.attempt)
+            scheduled.worker = started.identity
+            if started.HasField("last_failure"):
+                scheduled.retried_because = describe(started.last_failure)[0]
+
+    def _model_called(self, call: ModelCall, stamp: Stamp) -> Iterator[RunEvent]:
+        heard = {
+            result.call_id: result for item in call.tail for result in item.results if isinstance(result, ToolResult)
+        }
+        yield from self._answers(heard, stamp, last_chance=True)
+        self._open_calls = {}
+        self.totals = self.totals.model_copy(update={"steps": max(self.totals.steps, call.step)})
+        yield ModelCalled(id=stamp.next_id(), at=stamp.at, step=call.step, model=self._model, messages=call.length)
+
+    def _answers(self, heard: dict[str, ToolResult], stamp: Stamp, *, last_chance: bool = False) -> Iterator[RunEvent]:
+        for call in self._open_calls.values():
+            result = heard.get(call.provider_id)
+            if call.answered or (result is None and not last_chance):
+                continue
+            yield ToolAnswered(
+                id=stamp.next_id(),
+                at=stamp.at,
+                step=call.step,
+                tool=call.tool,
+                content=result.content if result else None,
+                is_error=result.is_error if result else True,
+            )
+
+    def _completed(self, scheduled: _Scheduled, result: Payloads, stamp: Stamp) -> Iterator[RunEvent]:
+        call = scheduled.call
+        if isinstance(call, ModelCall):
+            if reply := read_first(result, ModelReply):
+                yield self._replied(scheduled, reply, stamp)
+        elif scheduled.probe:
+            if found := read_first(result, Reconciliation):
+                yield self._reconciled(scheduled, call, found, stamp)
+        elif outcome := read_first(result, ToolOutcome):
+            self._close(call.step)
+            yield ToolFinished(
+                **_attempts(scheduled, stamp),
+                call_id=call.call_id,
+                tool=call.tool,
+                content=outcome.content,
+                is_error=outcome.is_error,
+            )
+
+    def _replied(self, scheduled: _Scheduled, reply: ModelReply, stamp: Stamp) -> ModelReplied:
+        first = scheduled.call.step + 1  # the run numbers the calls of a reply in order, right behind it
+        requested = tuple(
+            RequestedCall(
+                step=step, provider_id=part.id, tool=part.name, arguments=part.arguments, malformed=part.malformed
+            )
+            for step, part in enumerate(reply.message.tool_calls, first)
+        )
+        self._open_calls = {
+            call.step: OpenCall(step=call.step, provider_id=call.provider_id, tool=call.tool) for call in requested
+        }
+        self.last_words = reply.message.text or self.last_words
+        self.totals = Totals(
+            steps=scheduled.call.step + len(requested),
+            model_calls=self.totals.model_calls + 1,
+            tool_calls=self.totals.tool_calls + len(requested),
+            usage=self.totals.usage + reply.usage,
+            cost_usd=self.totals.cost_usd + (reply.cost_usd or 0),
+            unpriced_calls=self.totals.unpriced_calls + (reply.cost_usd is None),
+        )
+        return ModelReplied(
+            **_attempts(scheduled, stamp),
+            model=reply.model,
+            finish=reply.finish,
+            detail=reply.detail,
+            text=reply.message.text,
+            tool_calls=requested,
+            usage=reply.usage,
+            cost_usd=reply.cost_usd,
+        )
+
+    def _reconciled(self, scheduled: _Scheduled, call: ToolCall, found: Reconciliation, stamp: Stamp) -> ToolReconciled:
+        if found.done and found.outcome:
+            self._close(call.step)
+        return ToolReconciled(
+            **_attempts(scheduled, stamp),
+            call_id=call.call_id,
+            tool=call.tool,
+            done=found.done,
+            content=found.outcome.content if found.outcome else None,
+            is_error=found.outcome.is_error if found.outcome else False,
+        )
+
+    def _failed(self, scheduled: _Scheduled, failure: Failure, stamp: Stamp) -> RunEvent:
+        error, error_type = describe(failure)
+        call = scheduled.call
+        attempts = _attempts(scheduled, stamp)
+        if isinstance(call, ModelCall):
+            return ModelFailed(**attempts, kind="model.failed", error=error, error_type=error_type)
+        if scheduled.probe:
+            return ToolReconciled(**attempts, call_id=call.call_id, tool=call.tool, done=None, error=error)
+        lost = call.effect == Effect.ONCE and error_type != _CERTAINLY_NOT_RUN
+        if not lost:
+            self._close(call.step)
+        return ToolFailed(
+            **attempts,
+            kind="tool.lost" if lost else "tool.failed",
+            call_id=call.call_id,
+            tool=call.tool,
+            error=error,
+            error_type=error_type,
+        )
+
+    def _cancelled(self, scheduled: _Scheduled, stamp: Stamp) -> Iterator[RunEvent]:
+        call, error = scheduled.call, "it was cancelled"
+        if isinstance(call, ModelCall):
+            yield ModelFailed(**_attempts(scheduled, stamp), kind="model.cancelled", error=error)
+        elif not scheduled.probe:
+            self._close(call.step)
+            yield ToolFailed(
+                **_attempts(scheduled, stamp),
+                kind="tool.cancelled",
+                call_id=call.call_id,
+                tool=call.tool,
+                error=error,
+            )
+
+    def _close(self, step: int) -> None:
+        if step in self._open_calls:
+            self._open_calls[step] = self._open_calls[step].model_copy(update={"answered": True})
+
+
+def _attempts(scheduled: _Scheduled, stamp: Stamp) -> _Attempts:
+    return _Attempts(
+        id=stamp.next_id(),
+        at=stamp.at,
+        step=scheduled.call.step,
+        attempts=scheduled.attempts,
+        retried_because=scheduled.retried_because,
+        worker=scheduled.worker,
+        duration=stamp.at - scheduled.at,
+    )

@@ -1,0 +1,99 @@
+"""Approvals as events: what the memo says of them, put together with what it said before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal, assert_never
+
+from perdure.contracts import ApprovalRecord, ApprovalsMemo, PendingApproval
+from perdure.events.event import ApprovalAsked, ApprovalChanged, RunEvent
+from perdure.events.stamp import Stamp
+
+_STEP = re.compile(r"c(\d+)-")
+
+
+class ApprovalLog:
+    """Follows the memo field `approvals` through one execution."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, datetime] = {}
+
+    def carry_over(self, memo: ApprovalsMemo) -> None:
+        """Know what an earlier execution of the run had asked."""
+        self._asked = {approval.approval_id: approval.asked_at for approval in memo.pending}
+
+    def feed(self, memo: ApprovalsMemo, stamp: Stamp) -> Iterator[RunEvent]:
+        """Return what the memo says that it did not say before."""
+        pending = {approval.approval_id: approval for approval in memo.pending}
+        for record in memo.changes:
+            match record.kind:
+                case "asked":
+                    yield self._ask(record, pending.get(record.approval_id), stamp)
+                case "approved" | "rejected" | "expired" | "withdrawn":
+                    yield self._change(record, self._asked.pop(record.approval_id, None), stamp)
+                case "ignored":
+                    yield self._change(record, None, stamp)
+                case _:
+                    assert_never(record.kind)
+        for approval in memo.pending:
+            if approval.approval_id not in self._asked:  # its decision could not be carried out
+                record = ApprovalRecord(kind="asked", at=stamp.at, approval_id=approval.approval_id, tool=approval.tool)
+                yield self._ask(record, approval, stamp)
+
+    def _ask(self, record: ApprovalRecord, approval: PendingApproval | None, stamp: Stamp) -> ApprovalAsked:
+        self._asked[record.approval_id] = record.at
+        asked = ApprovalAsked(
+            id=stamp.next_id(),
+            at=record.at,
+            step=_step(record.approval_id),
+            approval_id=record.approval_id,
+            tool=record.tool,
+            question="outcome" if "-outcome-" in record.approval_id else "call",
+        )
+        if approval is None:  # decided at once: the memo never showed it pending
+            return asked
+        return asked.model_copy(
+            update={
+                "step": approval.step,
+                "question": approval.kind,
+                "arguments": approval.arguments,
+                "digest": approval.digest,
+                "reason": approval.reason,
+                "deadline": approval.deadline,
+            }
+        )
+
+    @staticmethod
+    def _change(record: ApprovalRecord, asked_at: datetime | None, stamp: Stamp) -> ApprovalChanged:
+        return ApprovalChanged(
+            id=stamp.next_id(),
+            at=record.at,
+            step=_step(record.approval_id),
+            kind=_KINDS[record.kind],
+            approval_id=record.approval_id,
+            tool=record.tool,
+            decided_by=record.decided_by,
+            reason=record.reason,
+            edited=record.edited,
+            waited=record.at - asked_at if asked_at else None,
+        )
+
+
+_KINDS: dict[
+    str,
+    Literal["approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn", "approval.ignored"],
+] = {
+    "approved": "approval.approved",
+    "rejected": "approval.rejected",
+    "expired": "approval.expired",
+    "withdrawn": "approval.withdrawn",
+    "ignored": "approval.ignored",
+}
+
+
+def _step(approval_id: str) -> int | None:
+    # The run names an approval after its call, and a call after its step.
+    match = _STEP.match(approval_id)
+    return int(match[1]) if match else None

@@ -1,0 +1,306 @@
+"""What can happen in a run: one type per kind of event, told apart by `kind`, ordered by `id`.
+
+Events are no record of their own. They follow from the run's Temporal history, so the same history gives the same
+events with the same ids, in whichever process, during the run and after it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, TypeAdapter
+
+from perdure.agent import Limits
+from perdure.contracts import Finish, RunError, RunStatus, Totals, Usage
+from perdure.messages import Frozen, JsonObject
+
+_EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,18})(?:\.([1-9]\d{0,8}))?", re.ASCII)
+
+
+class EventId(NamedTuple):
+    """Where an event is in its run. Comparing two of one run tells which came first."""
+
+    execution: int
+    """0 for the run's first execution; continue-as-new starts the next."""
+    history_event: int
+    """Temporal's id of the history event that it follows from."""
+    part: int = 0
+    """Counts the events that follow from one history event."""
+
+    @classmethod
+    def parse(cls, text: str) -> EventId:
+        """Read an id as `str()` writes it.
+
+        Raises:
+            ValueError: It is none.
+        """
+        match = _EVENT_ID.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not an event id; one looks like '0.17', or '0.17.1'")
+        return cls(*(int(number or 0) for number in match.groups()))
+
+    def __str__(self) -> str:
+        place = f"{self.execution}.{self.history_event}"
+        return f"{place}.{self.part}" if self.part else place
+
+
+class Event(Frozen):
+    """What every event says."""
+
+    id: str
+    """`{execution}.{history event}[.{part}]`; `EventId.parse` makes it comparable. An SSE client sends it back as
+    Last-Event-ID to go on behind it."""
+    at: datetime
+    step: int | None = None
+    """The step it belongs to; None for what concerns the whole run."""
+
+
+class Attempted(Event):
+    """The end of a model call or tool call, with what it took."""
+
+    attempts: int = 1
+    """Attempts that Temporal made, this one included; history keeps no other trace of the earlier ones."""
+    retried_because: str | None = None
+    """What went wrong in the attempt before the last."""
+    worker: str = ""
+    """Identity of the worker process that made the last attempt."""
+    duration: timedelta = timedelta(0)
+    """From scheduling to the end: queueing, attempts and the pauses between them."""
+
+
+class RunStarted(Event):
+    """A run began."""
+
+    kind: Literal["run.started"] = "run.started"
+    agent: str
+    version: str
+    model: str
+    task: str
+    tools: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    user: str | None = None
+    org: str | None = None
+    session_id: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class RunContinued(Event):
+    """The run goes on in a new execution with an empty history (continue-as-new)."""
+
+    kind: Literal["run.continued"] = "run.continued"
+    execution_id: str
+    """Temporal's run id of the new execution."""
+
+
+class RunReset(Event):
+    """Somebody had the run go on from here once more; what followed in the old execution does not count."""
+
+    kind: Literal["run.reset"] = "run.reset"
+    execution_id: str
+    """Temporal's run id of the old execution."""
+    reason: str = ""
+
+
+class RunCancelRequested(Event):
+    """Somebody asked to cancel the run."""
+
+    kind: Literal["run.cancel_requested"] = "run.cancel_requested"
+    requested_by: str = ""
+    """Identity of the client that asked."""
+    reason: str = ""
+
+
+class RunEnded(Event):
+    """The run is over. No event follows."""
+
+    kind: Literal["run.ended"] = "run.ended"
+    status: RunStatus
+    output: str | None = None
+    error: RunError | None = None
+    totals: Totals = Totals()
+    reason: str = ""
+    """Why it was terminated, in the words of whoever did."""
+
+
+class ModelCalled(Event):
+    """The model was asked to answer the transcript."""
+
+    kind: Literal["model.called"] = "model.called"
+    model: str
+    """The agent's model reference, `provider:model`."""
+    messages: int = 0
+    """Messages in the transcript that it sees."""
+
+
+class RequestedCall(Frozen):
+    """A tool call that a reply asks for."""
+
+    step: int
+    """The step that the call is."""
+    provider_id: str
+    tool: str
+    arguments: JsonObject = Field(default_factory=dict)
+    malformed: str | None = None
+    """The arguments as the model wrote them, when they are no JSON object."""
+
+
+class ModelReplied(Attempted):
+    """The model answered."""
+
+    kind: Literal["model.replied"] = "model.replied"
+    model: str
+    """The model that answered, as the provider names it."""
+    finish: Finish
+    detail: str = ""
+    text: str = ""
+    tool_calls: tuple[RequestedCall, ...] = ()
+    usage: Usage = Usage()
+    cost_usd: Decimal | None = None
+    """None: nobody has a price for the model."""
+
+
+class ModelFailed(Attempted):
+    """The model call ended without a reply."""
+
+    kind: Literal["model.failed", "model.cancelled"]
+    error: str
+    error_type: str = ""
+    """The error's stable name; for a time limit, which one: `heartbeat`, `start_to_close`, …"""
+
+
+class ToolCalled(Event):
+    """A tool call was dispatched. A `once` call may be dispatched again when its outcome is found to be nothing."""
+
+    kind: Literal["tool.called"] = "tool.called"
+    call_id: str
+    tool: str
+    arguments: JsonObject
+    effect: str
+
+
+class ToolFinished(Attempted):
+    """A tool call returned: a result, or an error that the model reads."""
+
+    kind: Literal["tool.finished"] = "tool.finished"
+    call_id: str
+    tool: str
+    content: str
+    is_error: bool = False
+
+
+class ToolFailed(Attempted):
+    """A tool call ended without a result. `tool.lost`: a `once` call of which nobody knows whether it took effect."""
+
+    kind: Literal["tool.failed", "tool.lost", "tool.cancelled"]
+    call_id: str
+    tool: str
+    error: str
+    error_type: str = ""
+    """The error's stable name; for a time limit, which one: `heartbeat`, `start_to_close`, …"""
+
+
+class ToolReconciled(Attempted):
+    """The tool's probe was asked what became of a lost call."""
+
+    kind: Literal["tool.reconciled"] = "tool.reconciled"
+    call_id: str
+    tool: str
+    done: bool | None
+    """Whether the call took effect; None: the probe could not tell."""
+    content: str | None = None
+    """The call's result, if it took effect."""
+    is_error: bool = False
+    error: str | None = None
+    """Why the probe could not tell."""
+
+
+class ToolAnswered(Event):
+    """A call got its answer without a dispatch that returned one: refused, rejected, cut off, or settled by a human.
+
+    It is seen, and dated, when the model hears the answer.
+    """
+
+    kind: Literal["tool.answered"] = "tool.answered"
+    tool: str
+    content: str | None
+    """None where history does not repeat the answer, as it is large."""
+    is_error: bool = True
+
+
+class ApprovalAsked(Event):
+    """A human is asked."""
+
+    kind: Literal["approval.asked"] = "approval.asked"
+    approval_id: str
+    tool: str
+    question: Literal["call", "outcome"] = "call"
+    """`call`: may it run? `outcome`: what became of it?"""
+    arguments: JsonObject = Field(default_factory=dict)
+    digest: str = ""
+    reason: str = ""
+    deadline: datetime | None = None
+
+
+class ApprovalChanged(Event):
+    """Something became of an approval; `approval.ignored` is a decision that had no effect, and why."""
+
+    kind: Literal[
+        "approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn", "approval.ignored"
+    ]
+    approval_id: str = ""
+    tool: str = ""
+    decided_by: str = ""
+    reason: str = ""
+    edited: bool = False
+    """Approved with other arguments than the model's."""
+    waited: timedelta | None = None
+    """Since it was asked, where that is known."""
+
+
+class SignalReceived(Event):
+    """A signal reached the run's history. What it changed is told by the events after it, once a worker took it in."""
+
+    kind: Literal["signal.received"] = "signal.received"
+    name: str
+    sender: str = ""
+    """Identity of the client that sent it."""
+    approval_id: str = ""
+    """For a decision: the approval that it names."""
+
+
+class WorkerTrouble(Event):
+    """The workflow's own progress was disturbed, never its state: another worker, or a later attempt, goes on.
+
+    `worker.lost`: a worker took too long or died. `worker.failed`: the workflow's code failed on a worker.
+    """
+
+    kind: Literal["worker.lost", "worker.failed"]
+    error: str
+    worker: str = ""
+
+
+RunEvent = Annotated[
+    RunStarted
+    | RunContinued
+    | RunReset
+    | RunCancelRequested
+    | RunEnded
+    | ModelCalled
+    | ModelReplied
+    | ModelFailed
+    | ToolCalled
+    | ToolFinished
+    | ToolFailed
+    | ToolReconciled
+    | ToolAnswered
+    | ApprovalAsked
+    | ApprovalChanged
+    | SignalReceived
+    | WorkerTrouble,
+    Field(discriminator="kind"),
+]
+
+RUN_EVENT: TypeAdapter[RunEvent] = TypeAdapter(RunEvent)

@@ -1,0 +1,213 @@
+"""Reading a run's Temporal history: whole, as events, live as it grows, and as a file.
+
+A long run is a chain of executions, each with a history of its own. Histories leave here with their payloads decoded,
+so that events, files and replay need neither codec nor external storage. Not for workflow code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
+
+from google.protobuf.json_format import ParseError
+from google.protobuf.message import Message as Proto
+from temporalio.api.common.v1 import Payload, SearchAttributes
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
+from temporalio.client import Client, WorkflowHistory
+from temporalio.common import RawValue
+from temporalio.converter import DataConverter
+from temporalio.service import RPCError, RPCStatusCode
+
+from perdure.codec import decode_payloads
+from perdure.contracts import WORKFLOW_NAME
+from perdure.errors import HistoryFileError, RunNotFoundError
+from perdure.events import EventId, Projector, RunEnded, RunEvent
+
+
+async def fetch_executions(client: Client, run_id: str) -> list[WorkflowHistory]:
+    """Return the histories of a run's executions, first to latest, as far as the server still has them.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+    """
+    chain = await _execution_ids(client, run_id)
+    return [await _fetch(client, run_id, execution_id) for execution_id in chain]
+
+
+async def read_events(client: Client, run_id: str, *, after: str | None = None) -> list[RunEvent]:
+    """Return the events of a run so far.
+
+    Args:
+        after: An event's id; only later ones are returned.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+        ValueError: `after` is no event id.
+    """
+    seen = EventId.parse(after) if after else None
+    chain = await _execution_ids(client, run_id)
+    first = _execution_of(seen, chain)
+    histories = [await _fetch(client, run_id, execution_id) for execution_id in chain[first:]]
+    return [event for event in project(histories, first=first) if _is_after(event, seen)]
+
+
+async def follow_events(client: Client, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
+    """Iterate over the events of a run, past ones first and then as they happen, until it ends.
+
+    Args:
+        after: An event's id; only later ones are yielded.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+        ValueError: `after` is no event id.
+    """
+    seen = EventId.parse(after) if after else None
+    chain = await _execution_ids(client, run_id)
+    execution = _execution_of(seen, chain)
+    execution_id = chain[execution]
+    while execution_id:
+        handle = client.get_workflow_handle(run_id, run_id=execution_id)
+        projector, execution_id = Projector(execution), ""
+        async for history_event in handle.fetch_history_events(wait_new_event=True):
+            await _decode(history_event, client.data_converter)
+            for event in projector.feed(history_event):
+                if _is_after(event, seen):
+                    yield event
+                if isinstance(event, RunEnded):
+                    return
+            execution_id = history_event.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
+        execution += 1
+
+
+def project(histories: Iterable[WorkflowHistory], *, first: int = 0) -> Iterator[RunEvent]:
+    """Return the events that a run's histories tell of.
+
+    Args:
+        histories: Of consecutive executions, payloads decoded.
+        first: Which execution of the run the first one is.
+    """
+    for execution, history in enumerate(histories, first):
+        projector = Projector(execution)
+        for event in history.events:
+            yield from projector.feed(event)
+
+
+def export(histories: Sequence[WorkflowHistory]) -> str:
+    """Write a run as JSON: one execution as `temporal workflow show -o json` does, several as a list of those."""
+    if len(histories) == 1:
+        return json.dumps(histories[0].to_json_dict(), indent=2)
+    executions = [{"run_id": history.run_id, **history.to_json_dict()} for history in histories]
+    return json.dumps({"executions": executions}, indent=2)
+
+
+def load(text: str) -> list[WorkflowHistory]:
+    """Read what `export`, the API, the `temporal` command or the Web UI wrote.
+
+    Raises:
+        HistoryFileError: It is something else.
+    """
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HistoryFileError(f"this is not JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("executions", content.get("events")), list):
+        raise HistoryFileError(
+            "this is JSON, but no history: expected {\"events\": [...]} as 'temporal workflow show -o json' writes it, "
+            'or {"executions": [{"events": [...]}, ...]}'
+        )
+    executions = content.get("executions", [content])
+    if not executions:
+        raise HistoryFileError("the file holds no execution: 'executions' is an empty list")
+    return [_load_execution(execution, place) for place, execution in enumerate(executions)]
+
+
+def _load_execution(content: Any, place: int) -> WorkflowHistory:
+    if not isinstance(content, dict) or not isinstance(content.get("events"), list):
+        raise HistoryFileError(f"execution {place} is no history: expected an object with the list 'events'")
+    try:
+        events = WorkflowHistory.from_json("", {"events": content["events"]}).events
+        for payload in (payload for event in events for payload in _payloads(event)):
+            payload.CopyFrom(decode_payloads([payload])[0])
+    except (ParseError, ValueError, TypeError, AttributeError) as error:
+        raise HistoryFileError(f"execution {place} is not readable as a Temporal history: {error}") from error
+    if not events or not events[0].HasField("workflow_execution_started_event_attributes"):
+        raise HistoryFileError(f"execution {place} does not begin with the event WorkflowExecutionStarted")
+    for expected, event in enumerate(events, 1):
+        if event.event_id != expected:
+            raise HistoryFileError(f"execution {place} has event {event.event_id} where event {expected} should be")
+    started = events[0].workflow_execution_started_event_attributes
+    return WorkflowHistory(started.workflow_id or started.original_execution_run_id or "unknown", events)
+
+
+async def _execution_ids(client: Client, run_id: str) -> list[str]:
+    """Return Temporal's run ids of a run's executions, first to latest, without those that a reset left behind."""
+    try:
+        latest = await client.get_workflow_handle(run_id).describe()
+    except RPCError as error:
+        # An id that Temporal could not have is refused as an argument.
+        if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+            raise RunNotFoundError(f"no run has the id {run_id!r}") from error
+        raise
+    if latest.workflow_type != WORKFLOW_NAME:
+        raise RunNotFoundError(f"no run has the id {run_id!r}: it is a workflow of type {latest.workflow_type!r}")
+    chain: list[str] = []
+    execution_id = latest.run_id
+    while execution_id and (started := await _started(client, run_id, execution_id)):
+        chain.insert(0, execution_id)
+        execution_id = started.continued_execution_run_id
+    if not chain:
+        raise RunNotFoundError(f"the history of run {run_id!r} is deleted")
+    return chain
+
+
+async def _started(client: Client, run_id: str, execution_id: str) -> WorkflowExecutionStartedEventAttributes | None:
+    """Return how an execution was started; None when its retention time is over."""
+    handle = client.get_workflow_handle(run_id, run_id=execution_id)
+    try:
+        first = await anext(handle.fetch_history_events(page_size=1))
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    return first.workflow_execution_started_event_attributes
+
+
+async def _fetch(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
+    history = await client.get_workflow_handle(run_id, run_id=execution_id).fetch_history()
+    for event in history.events:
+        await _decode(event, client.data_converter)
+    return history
+
+
+async def _decode(event: HistoryEvent, converter: DataConverter) -> None:
+    """Replace an event's payloads by what codec and external storage make of them."""
+    for payload in _payloads(event):
+        raw: list[RawValue] = await converter.decode([payload], [RawValue])
+        payload.CopyFrom(raw[0].payload)
+
+
+def _payloads(message: Proto) -> Iterator[Payload]:
+    """Iterate over the payloads anywhere in a message, but search attributes, which are never encoded."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            nested = value.values() if field.message_type.fields_by_name["value"].message_type else ()
+        elif isinstance(value, Proto):
+            nested = (value,)
+        else:
+            nested = value
+        for item in nested:
+            if isinstance(item, Payload):
+                yield item
+            elif not isinstance(item, SearchAttributes):
+                yield from _payloads(item)
+
+
+def _execution_of(seen: EventId | None, chain: Sequence[str]) -> int:
+    return min(seen.execution, len(chain) - 1) if seen else 0
+
+
+def _is_after(event: RunEvent, seen: EventId | None) -> bool:
+    return seen is None or EventId.parse(event.id) > seen
