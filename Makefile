@@ -28,13 +28,14 @@ dev: setup ## Start Temporal, its Web UI, a worker and the API on this machine
 test: setup ## Run every test
 	$(BIN)/python -m pytest
 
-check: lint test ## Run all that CI runs: format, lint, types, layers, every test
+check: lint test ## Run all that CI runs: lint, then test
 
-lint: setup ## Check format, style, types and layers; change nothing
+lint: setup ## Check format, style, types, layers and dependencies; change nothing
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
 format: setup ## Format the code and make the safe fixes
 	$(BIN)/ruff check --fix
