@@ -22,7 +22,7 @@ class ProviderReply:
     """The model that answered, as the provider names it."""
     detail: str = ""
     """The provider's words on a refusal or filter."""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     priced_usage: JsonObject = field(default_factory=dict)
     """The response as genai-prices reads it: `{"model": …, "usage": {…}}` in the provider's own form."""
 
