@@ -32,6 +32,7 @@ def build_worker(
         client,
         task_queue=settings.task_queue,
         plugins=[Perdure(app, settings=settings, providers=providers)],
+        max_cached_workflows=settings.max_cached_runs,
         max_concurrent_activities=settings.max_concurrent_activities,
         max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),

@@ -1,0 +1,169 @@
+"""A run's surroundings in one process: a model scripted in Python, a worker that replays every task, a started run."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle
+
+from perdure import Agent, App
+from perdure.agent import AgentSpec
+from perdure.contracts import (
+    Finish,
+    PendingApproval,
+    RunResult,
+    RunView,
+    TranscriptPage,
+    TranscriptRequest,
+    Usage,
+)
+from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart, ToolCallPart, ToolMessage
+from perdure.settings import Settings
+from perdure.testing import eventually
+from perdure_activities.providers.provider import ProviderReply
+from perdure_workers.worker import build_worker
+from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.state import RunArguments
+
+Script = Callable[[list[Message]], ProviderReply | Awaitable[ProviderReply]]
+Handle = WorkflowHandle[AgentRun, RunResult]
+
+
+class InProcessModel:
+    """A provider whose model is a Python function of the conversation."""
+
+    wire = "in-process"
+    price_id = "none"
+    price_flavor = "default"
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.seen: list[list[Message]] = []
+
+    def encode(self, message: Message) -> bytes:
+        """Write the message in our own form."""
+        return message.model_dump_json().encode()
+
+    async def call(
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,  # the protocol's
+        on_text: Callable[[str], None],
+    ) -> ProviderReply:
+        """Ask the script."""
+        conversation = [MESSAGE.validate_python(item) for item in json.loads(b"[" + messages + b"]")]
+        self.seen.append(conversation)
+        reply = self.script(conversation)
+        return await reply if inspect.isawaitable(reply) else reply
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+def answer(text: str, *, finish: Finish = Finish.STOP, detail: str = "") -> ProviderReply:
+    """Return a reply of words."""
+    return reply(TextPart(text=text), finish=finish, detail=detail)
+
+
+def wish(*calls: tuple[str, Mapping[str, Any]], text: str = "", finish: Finish = Finish.TOOL_CALLS) -> ProviderReply:
+    """Return a reply that calls tools."""
+    parts: list[Part] = [TextPart(text=text)] if text else []
+    parts += [ToolCallPart(id=f"call_{i}", name=name, arguments=dict(given)) for i, (name, given) in enumerate(calls)]
+    return reply(*parts, finish=finish)
+
+
+def reply(*parts: Part, finish: Finish, detail: str = "") -> ProviderReply:
+    """Return a reply that used ten tokens in and five out."""
+    return ProviderReply(
+        message=AssistantMessage(parts=parts),
+        finish=finish,
+        detail=detail,
+        model="scripted",
+        usage=Usage(input_tokens=10, output_tokens=5),
+    )
+
+
+def turn(messages: list[Message]) -> int:
+    """Return how often the model has spoken."""
+    return sum(isinstance(message, AssistantMessage) for message in messages)
+
+
+def in_turns(*replies: ProviderReply) -> Script:
+    """Return a script that gives these replies one after the other."""
+    return lambda messages: replies[turn(messages)]
+
+
+def last_results(messages: list[Message]) -> list[str]:
+    """Return the contents of the last tool message."""
+    message = messages[-1]
+    assert isinstance(message, ToolMessage)
+    return [result.content for result in message.results]
+
+
+def agent(**changes: Any) -> Agent:
+    """Return an agent of the in-process model."""
+    return Agent.model_validate({"name": "tester", "model": "in-process:scripted", **changes})
+
+
+@asynccontextmanager
+async def serving(
+    client: Client, app: App, model: InProcessModel, *, task_queue: str | None = None, cached_runs: int = 0
+) -> AsyncIterator[Settings]:
+    """Run a worker; by default each workflow task replays its whole history."""
+    settings = Settings(
+        task_queue=task_queue or f"queue-{uuid.uuid4().hex[:12]}", max_cached_runs=cached_runs, shutdown_grace_seconds=0
+    )
+    async with build_worker(client, app, settings, providers={"in-process": model}):
+        yield settings
+
+
+async def start(client: Client, app: App, settings: Settings, *, task: str = "go", **fields: Any) -> Handle:
+    """Start a run of the app's only agent."""
+    chosen = next(app.agents())
+    fields.setdefault("limits", chosen.limits)
+    return await client.start_workflow(
+        AgentRun.run,
+        RunArguments(spec=app.resolve(chosen), task=task, **fields),
+        id=f"run-{uuid.uuid4().hex}",
+        task_queue=settings.task_queue,
+    )
+
+
+async def pending(handle: Handle, *, count: int = 1) -> list[PendingApproval]:
+    """Wait until the run asks that many questions, and return them."""
+
+    async def asked() -> list[PendingApproval]:
+        approvals = (await view(handle)).pending_approvals
+        return list(approvals) if len(approvals) >= count else []
+
+    return await eventually(asked, within=timedelta(seconds=20), what="the approval")
+
+
+async def view(handle: Handle) -> RunView:
+    """Return the run as it is now."""
+    return await handle.query(AgentRun.view)
+
+
+async def transcript(handle: Handle) -> list[Message]:
+    """Return the messages that the run's last execution holds."""
+    page: TranscriptPage = await handle.query(AgentRun.transcript, TranscriptRequest(start=0))
+    return list(page.messages)
+
+
+def assert_valid(messages: list[Message]) -> None:
+    """Check that each tool call is answered by exactly one result, in order, right after it was made."""
+    for message, following in zip(messages, [*messages[1:], None], strict=True):
+        calls = [call.id for call in message.tool_calls] if isinstance(message, AssistantMessage) else []
+        if calls:
+            assert isinstance(following, ToolMessage)
+            assert [result.call_id for result in following.results] == calls
+        else:
+            assert not isinstance(following, ToolMessage)

@@ -1,0 +1,171 @@
+"""A run that outgrows one execution: nothing is lost, whatever it was doing and however large it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
+
+from perdure import App, ToolContext
+from perdure.codec import data_converter
+from perdure.contracts import ApprovalsMemo, RunStatus, TranscriptPage, TranscriptRequest
+from perdure.messages import Message, UserMessage
+from perdure.testing import eventually
+from perdure_activities.providers.provider import ProviderReply
+from perdure_workers.dev_server import find_temporal, server_arguments
+from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.transcript import ADOPT_AFTER
+from tests.harness import (
+    InProcessModel,
+    agent,
+    answer,
+    assert_valid,
+    pending,
+    serving,
+    start,
+    turn,
+    wish,
+)
+
+EVENTS = 20
+"""After so many events the server suggests to continue as new."""
+
+
+@pytest.fixture(scope="module")
+async def restless() -> AsyncIterator[WorkflowEnvironment]:
+    """A server that suggests continue-as-new every other step."""
+    suggestions = [
+        "--dynamic-config-value",
+        f"limit.historyCount.suggestContinueAsNew={EVENTS}",
+        "--dynamic-config-value",
+        'history.continueAsNewMinInterval="10ms"',
+    ]
+    async with await WorkflowEnvironment.start_time_skipping_v2(
+        ts_config=TimeSkippingConfig(enabled=False),
+        dev_server_existing_path=find_temporal(),
+        dev_server_extra_args=[*server_arguments(time_skipping=True), *suggestions],
+        dev_server_log_level="error",
+        data_converter=data_converter(),
+    ) as environment:
+        yield environment
+
+
+def reader(size: int) -> App:
+    """An app that reads pages of that many characters, and one tool that asks."""
+    app = App()
+
+    @app.tool(max_result_bytes=1024 * 1024)
+    def read(page: int) -> str:
+        """Read a page."""
+        return f"page {page} " + "x" * size
+
+    @app.tool(effect="once")
+    async def sign(ctx: ToolContext, page: int) -> str:
+        """Sign a page."""
+        return f"signed {page}"
+
+    app.add(agent(tools=("read", "sign")))
+    return app
+
+
+def read_pages(count: int, messages: list[Message]) -> ProviderReply:
+    """Read so many pages one after the other, then answer with what was seen."""
+    if turn(messages) < count:
+        return wish(("read", {"page": turn(messages)}))
+    return answer(f"read {count} pages in {len(messages)} messages")
+
+
+@pytest.mark.parametrize("size", [100, 60_000], ids=["carried along", "left in earlier executions"])
+@pytest.mark.parametrize("cached_runs", [0, 100])
+async def test_the_model_sees_the_whole_conversation(
+    restless: WorkflowEnvironment, size: int, cached_runs: int
+) -> None:
+    """Over many executions each model call is sent every message, once and in order."""
+    app = reader(size)
+    model = InProcessModel(lambda messages: read_pages(12, messages))
+
+    async with serving(restless.client, app, model, cached_runs=cached_runs) as settings:
+        handle = await start(restless.client, app, settings, task="read")
+        result = await handle.result()
+
+    assert result.output == "read 12 pages in 25 messages"
+    assert (await restless.client.count_workflows(f"WorkflowId = '{handle.id}'")).count > 2
+    assert_valid(model.seen[-1])
+    assert model.seen[-1][0] == UserMessage(text="read")
+
+
+async def test_another_worker_reads_the_conversation_from_every_execution(restless: WorkflowEnvironment) -> None:
+    """A worker that never saw the run asks for what is spread over its executions, and goes on."""
+    app = reader(60_000)
+    waits = InProcessModel(
+        lambda messages: wish(("sign", {"page": 1})) if turn(messages) == 9 else read_pages(10, messages)
+    )
+
+    async with serving(restless.client, app, waits) as settings:
+        handle = await start(restless.client, app, settings)
+        [asked] = await pending(handle)
+    later = InProcessModel(lambda messages: answer(f"{len(messages)} messages"))
+    async with serving(restless.client, app, later, task_queue=settings.task_queue):
+        await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        result = await handle.result()
+
+    assert result.output == "21 messages"
+    assert_valid(later.seen[0])
+
+
+async def test_a_pending_approval_survives(restless: WorkflowEnvironment) -> None:
+    """A flood of decisions that do not count moves the run to new executions; the one that counts is still heard."""
+    app = reader(100)
+    model = InProcessModel(
+        lambda messages: answer("signed") if turn(messages) else wish(("sign", {"page": 1}), ("read", {"page": 1}))
+    )
+
+    async with serving(restless.client, app, model) as settings:
+        handle = await start(restless.client, app, settings)
+        [asked] = await pending(handle)
+        first = (await handle.describe()).run_id
+
+        async def moved() -> bool:
+            await handle.signal("approve", {"approval_id": "nonsense", "decided_by": "eve"})
+            return (await handle.describe()).run_id != first
+
+        await eventually(moved, within=timedelta(seconds=20))
+        [still_asked] = await pending(handle)
+        memo = await (await handle.describe()).memo_value("approvals", type_hint=ApprovalsMemo)
+        await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        result = await handle.result()
+
+    assert still_asked == asked
+    assert memo.pending == (asked,)
+    assert (result.status, result.output) == (RunStatus.COMPLETED, "signed")
+
+
+async def test_a_long_wait_takes_the_conversation_over_before_its_history_is_deleted(
+    restless: WorkflowEnvironment,
+) -> None:
+    """Half a day after its predecessors closed, nothing depends on their histories any more."""
+    app = reader(60_000)
+    model = InProcessModel(
+        lambda messages: wish(("sign", {"page": 1})) if turn(messages) == 9 else read_pages(10, messages)
+    )
+
+    async with serving(restless.client, app, model) as settings:
+        handle = await start(restless.client, app, settings)
+        [asked] = await pending(handle)
+        before: TranscriptPage = await handle.query(AgentRun.transcript, TranscriptRequest(start=0))
+        await restless.fast_forward(handle, ADOPT_AFTER + timedelta(minutes=1))
+
+        async def adopted() -> bool:
+            page: TranscriptPage = await handle.query(AgentRun.transcript, TranscriptRequest(start=0))
+            return all(segment.closed_at > before.segments[-1].closed_at for segment in page.segments)
+
+        await eventually(adopted, within=timedelta(seconds=20))
+        await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        result = await handle.result()
+
+    assert before.base > 0
+    assert before.segments
+    assert result.output == "read 10 pages in 21 messages"
+    assert_valid(model.seen[-1])
