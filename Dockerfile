@@ -27,8 +27,9 @@ COPY activities activities
 COPY api api
 COPY workers workers
 COPY examples/support_desk examples/support_desk
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . ./examples/support_desk \
-    && /opt/perdure/bin/pip install --no-deps --no-index /wheels/perdure-*.whl
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels/perdure . \
+    && /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels/support-desk ./examples/support_desk \
+    && /opt/perdure/bin/pip install --no-deps --no-index /wheels/perdure/*.whl
 
 FROM ${PYTHON_IMAGE} AS runtime
 ENV PATH=/opt/perdure/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -43,6 +44,6 @@ CMD ["--help"]
 
 FROM runtime AS support-desk
 USER root
-RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-deps --no-index /wheels/perdure_support_desk-*.whl
+RUN --mount=type=bind,from=build,source=/wheels/support-desk,target=/wheels \
+    pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 USER 10001:10001
