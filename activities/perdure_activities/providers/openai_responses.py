@@ -120,9 +120,9 @@ class ResponseBuilder:
                 self._response = object_of(event.get("response"))
                 self.complete = True
             case "response.failed":
-                raise _failed(object_of(object_of(event.get("response")).get("error")))
+                raise StreamFailedError(object_of(object_of(event.get("response")).get("error")))
             case "error":
-                raise _failed(object_of(event.get("error")) or event)
+                raise StreamFailedError(event)
 
     def reply(self) -> ProviderReply:
         """Return the reply; raises `BrokenReplyError` when it has not ended properly."""
@@ -164,11 +164,6 @@ def usage_of(raw: JsonObject) -> Usage:
         cache_write_tokens=count(details.get("cache_write_tokens")),
         output_tokens=count(raw.get("output_tokens")),
     )
-
-
-def _failed(error: JsonObject) -> StreamFailedError:
-    message = text_of(error.get("message")) or "the response failed without a message"
-    return StreamFailedError(message, code=text_of(error.get("code")) or text_of(error.get("type")))
 
 
 def _parts(item: JsonObject) -> Iterator[Part]:

@@ -36,6 +36,7 @@ from typing import Final, Protocol, runtime_checkable
 import httpx2
 from temporalio.exceptions import ApplicationError
 
+from perdure.messages import JsonObject
 from perdure_activities.providers.encoding import clean_text
 
 MAX_RETRY_DELAY: Final = timedelta(minutes=10)
@@ -51,9 +52,9 @@ class BrokenReplyError(Exception):
 class StreamFailedError(Exception):
     """The provider ended a stream by an error event."""
 
-    def __init__(self, message: str, *, code: str = "") -> None:
-        super().__init__(message)
-        self.body = {"message": message, "code": code}
+    def __init__(self, body: JsonObject) -> None:
+        super().__init__("the provider ended the stream by an error")
+        self.body = body
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ STATUS_OF_NAME: Final[Mapping[str, int]] = {
 """Names of error events, Anthropic's and OpenAI's; others are final, as OpenAI's are about the request."""
 
 BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Posture], ...]] = (
-    ((httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError), CONFIGURATION),
+    (
+        (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, UnicodeEncodeError),
+        CONFIGURATION,
+    ),
     ((httpx2.TimeoutException, TimeoutError), TIMEOUT),
     ((BrokenReplyError, json.JSONDecodeError, UnicodeDecodeError, httpx2.DecodingError), BROKEN),
     ((httpx2.HTTPError, httpx2.StreamError, OSError), CONNECTION),
@@ -164,8 +168,9 @@ def failure(error: Exception, *, vendor: str, secrets: Iterable[str] = ()) -> Ap
     cause = error.__cause__ if isinstance(error, _HasBody) and isinstance(error.__cause__, Exception) else error
     fallback = CONNECTION if isinstance(error, _HasBody) else BROKEN
     posture = next((row for types, row in BY_EXCEPTION if isinstance(cause, types)), fallback)
-    said = f"{_kind(posture, vendor)}: {type(cause).__name__}: {cause}"
-    return _application_error(said, posture, secrets=secrets)
+    # A header that HTTP cannot carry is quoted by the exception, in an escaped form: it may be the key's.
+    words = "a header is not valid" if isinstance(cause, httpx2.LocalProtocolError) else str(cause)
+    return _application_error(f"{_kind(posture, vendor)}: {type(cause).__name__}: {words}", posture, secrets=secrets)
 
 
 def missing_key(vendor: str, variable: str) -> ApplicationError:
