@@ -49,16 +49,15 @@ class ToolActivities:
             return self._outcome(call, explain(error, call.tool), is_error=True)
         async with heartbeats() as pulse:
             try:
-                async with asyncio.timeout(call.timeout.total_seconds()):
+                async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
                     result = await _invoke(tool, tool.function, arguments, call, pulse)
             except ToolError as error:
                 return self._failed(call, error.message, retry=error.retry, kind="tool_error")
-            except TimeoutError as error:
-                why = f"{call.tool} took longer than {call.timeout.total_seconds():g} s"
-                return self._broke(call, why, error)
             except Exception as error:  # user code may raise anything
-                log.warning("tool_raised", tool=call.tool, error=type(error).__name__, exc_info=True)
-                return self._broke(call, f"{call.tool} raised {type(error).__name__}: {error}", error)
+                if deadline.expired():
+                    return self._broke(call, f"it took longer than {call.timeout.total_seconds():g} s", error)
+                log.warning("tool_raised", error=type(error).__name__, exc_info=True)
+                return self._broke(call, f"{type(error).__name__}: {error}", error)
         return self._outcome(call, serialise(result), is_error=False)
 
     @activity.defn
@@ -98,7 +97,7 @@ class ToolActivities:
         """Report a failure that may have come after the effect."""
         if call.effect == Effect.ONCE:
             raise ApplicationError(cut(why, MAX_ERROR_BYTES), type="outcome_unknown", non_retryable=True) from error
-        return self._failed(call, cut(why, MAX_ERROR_BYTES), retry=True, kind="tool_broke")
+        return self._failed(call, f"{call.tool} failed: {why}", retry=True, kind="tool_broke")
 
     def _outcome(self, call: ToolCall, content: str, *, is_error: bool) -> ToolOutcome:
         content = cut(content, call.max_result_bytes)

@@ -253,10 +253,7 @@ class AgentRun:
     ) -> RunResult:
         """End the run: nothing stays open, and the record is complete."""
         if self._state.calls:
-            for call in self._state.calls:
-                if call.result is None:
-                    content = f"This call has no result: {why}."
-                    call.result = ToolResult(call_id=call.provider_id, content=content, is_error=True)
+            self._tool_calls.leave(self._state.calls, why=why)
             self._close_turn()
         self._approvals.withdraw_all(now=workflow.now())
         self._result = RunResult(
@@ -294,7 +291,13 @@ class AgentRun:
             return
         while self._transcript.base > 0:
             wanted = TranscriptSlice(segments=self._transcript.segments, end=self._transcript.base)
-            self._transcript.adopt(await workflow.execute_activity(adopt_transcript, wanted, **transcript_options()))
+            try:
+                page = await workflow.execute_activity(adopt_transcript, wanted, **transcript_options())
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                self._fail(RunError(type="transcript_lost", message=f"earlier messages cannot be read: {error.cause}"))
+            self._transcript.adopt(page)
 
     def _open_call(self, part: ToolCallPart) -> Call:
         step = self._next_step()

@@ -19,6 +19,7 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=6)
 TIMEOUT_MARGIN = timedelta(seconds=5)
 """Added to what the activity enforces itself, with a better message, before the server steps in."""
 MODEL_ATTEMPTS = 10
+RUNTIME_ATTEMPTS = 10
 CHECK_TIMEOUT = timedelta(seconds=10)
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
 
@@ -27,7 +28,9 @@ _MODEL_RETRIES = RetryPolicy(
     maximum_interval=timedelta(minutes=1),
     maximum_attempts=MODEL_ATTEMPTS,
 )
-_RUNTIME_RETRIES = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))
+_RUNTIME_RETRIES = RetryPolicy(
+    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10), maximum_attempts=RUNTIME_ATTEMPTS
+)
 
 
 class ActivityOptions(TypedDict):

@@ -34,6 +34,8 @@ class Call(BaseModel):
     """Who let it run; None until then, or when nobody was asked."""
     edited_by: str | None = None
     """Who gave it other arguments than the model's."""
+    dispatched: bool = False
+    """Whether it was ever handed to a worker."""
     lost: int = 0
     """Attempts whose outcome could not be told."""
     lost_because: str | None = None

@@ -65,6 +65,15 @@ class ToolCalls:
             call.result = ToolResult(call_id=call.provider_id, content=content, is_error=outcome.is_error)
             call.worker = "" if call.edited_by else outcome.worker
 
+    def leave(self, calls: list[Call], *, why: str) -> None:
+        """Answer what has no result and will get none, as the run ends."""
+        for call in calls:
+            if call.result is None:
+                tool = self._arguments.spec.tool(call.tool)
+                unknown = call.dispatched and tool is not None and not tool.effect.repeatable
+                what = "The outcome of this call is unknown" if unknown else "This call has no result"
+                self._refuse(call, f"{what}: {why}.")
+
     async def _permitted(self, call: Call, tool: ToolSpec) -> bool:
         if tool.approval is Approval.ALLOW or call.approved_by is not None:
             return True
@@ -93,6 +102,7 @@ class ToolCalls:
     async def _dispatch(self, call: Call, tool: ToolSpec) -> ToolOutcome:
         while True:
             if call.lost_because is None:
+                call.dispatched = True
                 try:
                     async with self._slots:
                         return await workflow.execute_activity(
@@ -102,7 +112,7 @@ class ToolCalls:
                     if is_cancelled_exception(error):
                         raise
                     if tool.effect.repeatable or _certainly_not_run(error):
-                        return ToolOutcome(content=f"{call.tool} failed: {_describe(error, tool)}", is_error=True)
+                        return ToolOutcome(content=_describe(error, tool), is_error=True)
                     self._lose(call, tool, error)
             if (outcome := await self._settle_lost(call, tool)) is not None:
                 return outcome
@@ -153,9 +163,14 @@ class ToolCalls:
         return found.done, found.outcome
 
     async def _problem(self, call: Call, tool: ToolSpec) -> str | None:
-        check = await workflow.execute_activity(
-            check_call, self._activity_input(call, tool), **check_options(tool, call)
-        )
+        try:
+            check = await workflow.execute_activity(
+                check_call, self._activity_input(call, tool), **check_options(tool, call)
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            return f"The arguments of {call.tool} could not be checked: {_describe(error, tool)}"
         return check.problem
 
     async def _verdict(self, approval: PendingApproval) -> Verdict:
@@ -225,8 +240,8 @@ def _describe(error: ActivityError, tool: ToolSpec) -> str:
     cause = error.cause
     if isinstance(cause, ActivityTimeoutError):
         if cause.type is TimeoutType.HEARTBEAT:
-            return "the worker that ran it was lost"
-        return f"it took longer than {tool.timeout.total_seconds():g} s"
+            return f"{tool.name} failed: the worker that ran it was lost"
+        return f"{tool.name} failed: it took longer than {tool.timeout.total_seconds():g} s"
     if isinstance(cause, ApplicationError):
         return cause.message
     return str(cause or error)
