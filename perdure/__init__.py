@@ -3,7 +3,7 @@
 from perdure.agent import Agent, Limits
 from perdure.app import App
 from perdure.errors import PerdureError, ToolError
-from perdure.tool import NOT_DONE, Approval, Effect, ToolContext
+from perdure.tool import NOT_DONE, Approval, Effect, NotDone, ToolContext
 
 __all__ = [
     "NOT_DONE",
@@ -12,6 +12,7 @@ __all__ = [
     "Approval",
     "Effect",
     "Limits",
+    "NotDone",
     "PerdureError",
     "ToolContext",
     "ToolError",

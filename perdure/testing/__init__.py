@@ -15,6 +15,7 @@ As a process of its own: `python -m perdure.testing --script package.module:scri
 """
 
 from perdure.contracts import Finish, Usage
+from perdure.testing.context import tool_context
 from perdure.testing.fault import Fault, FaultKind
 from perdure.testing.polling import eventually
 from perdure.testing.script import Call, Script, ScriptedRequest, ScriptFunction, Turn, load_script
@@ -35,4 +36,5 @@ __all__ = [
     "Usage",
     "eventually",
     "load_script",
+    "tool_context",
 ]

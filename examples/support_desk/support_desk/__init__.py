@@ -1,0 +1,1 @@
+"""A support agent over a small shop: an example of a package that Perdure serves."""
