@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -216,7 +217,20 @@ async def test_calls_are_answered_even_when_the_turn_ended(
     assert reply.finish is Finish.TOOL_CALLS
 
 
-@pytest.mark.parametrize("raw", ['{"order_id": "A', "[1]", '"text"', "null", "{'a': 1}", '{"a": NaN}', "[" * 3000])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"order_id": "A',
+        "[1]",
+        '"text"',
+        "null",
+        "{'a': 1}",
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a":' * 90 + "{}" + "}" * 90,
+        "[" * 3000,
+    ],
+)
 async def test_arguments_that_are_no_object_are_malformed(
     provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch, raw: str
 ) -> None:
@@ -388,12 +402,13 @@ async def test_a_stream_that_just_ends_is_no_reply(
     assert (caught.value.type, caught.value.non_retryable) == ("model_reply_broken", False)
 
 
-async def test_a_disconnect_after_the_end_costs_nothing(
-    provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("then", ["abort", "hang"])
+async def test_what_follows_the_end_costs_nothing(
+    provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch, then: Literal["abort", "hang"]
 ) -> None:
-    """A reply whose finish marker has arrived counts, whatever the connection does then."""
+    """A reply whose finish marker has arrived counts, whether the connection breaks then or is never ended."""
     whole = sse(START, *text_block(0, "done"), *ending("end_turn"), named=True)
-    async with WireServer(Answer(whole, then="abort")) as server:
+    async with WireServer(Answer(whole, then=then)) as server:
         reply = await ask(provider, server, monkeypatch)
 
     assert reply.message.text == "done"
@@ -429,9 +444,25 @@ async def test_a_connection_is_used_again(provider: AnthropicMessages, monkeypat
     assert [request.connection for request in server.requests] == [1, 1]
 
 
-async def test_a_missing_key_is_named(provider: AnthropicMessages) -> None:
+async def test_a_missing_key_is_named(
+    provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Without a key the call fails for good and says which variable is missing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
     with pytest.raises(ApplicationError, match="ANTHROPIC_API_KEY") as caught:
         await provider.call(spec_of(MODEL), provider.encode(HELLO), timeout=TIMEOUT, on_text=ignore)
 
     assert (caught.value.type, caught.value.non_retryable) == ("model_authentication", True)
+
+
+async def test_credentials_that_cannot_be_read_are_final(
+    provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """When the SDK cannot use what its variables name, the run fails with the SDK's explanation."""
+    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
+
+    with pytest.raises(ApplicationError, match="ANTHROPIC_PROFILE") as caught:
+        await provider.call(spec_of(MODEL), provider.encode(HELLO), timeout=TIMEOUT, on_text=ignore)
+
+    assert (caught.value.type, caught.value.non_retryable) == ("model_configuration", True)

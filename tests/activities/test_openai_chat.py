@@ -214,6 +214,16 @@ async def test_compatible_servers_dialects_of_tool_calls_are_understood(
     assert [call.arguments for call in reply.message.tool_calls] == arguments
 
 
+async def test_the_last_usage_counts(provider: OpenAIChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may report usage with every chunk; what it says at the end is what the call used."""
+    early = chunk({"content": "hi"}) | {"usage": {"prompt_tokens": 100, "completion_tokens": 1}}
+    body = sse(early, chunk({}, "stop"), {"choices": [], "usage": USAGE}) + DONE
+    async with WireServer(Answer(body)) as server:
+        reply = await ask(provider, server, monkeypatch)
+
+    assert reply.usage.output_tokens == 20
+
+
 async def test_missing_usage_is_no_usage(provider: OpenAIChat, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that reports no usage gets its reply counted, and nothing to price."""
     async with WireServer(stream({"content": "hi"}, usage=None)) as server:

@@ -77,7 +77,7 @@ class AnthropicMessages:
     price_flavor = "default"
 
     def __init__(self) -> None:
-        self._client = LazyClient(_connect)
+        self._client = LazyClient(_connect, vendor=VENDOR)
         self._heads = Heads(_head)
 
     def encode(self, message: Message) -> bytes:

@@ -7,6 +7,7 @@ they are dealt with here, where they come in, and not by the run that would fail
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 from perdure.messages import JsonObject
 
 MAX_NESTING: Final = 64
-"""Deeper arguments count as malformed; pydantic refuses to serialise them at some 200 levels."""
+"""Deeper arguments count as malformed; pydantic does not read 200 levels back, those around them included."""
 
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -57,7 +58,7 @@ def parse_arguments(raw: str) -> JsonObject | None:
     if not raw.strip():
         return {}
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
+        value = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or _nesting(value, limit=MAX_NESTING) > MAX_NESTING:
@@ -93,6 +94,13 @@ def objects_of(value: object) -> list[JsonObject]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is larger than a float")
+    return number
 
 
 def _nesting(value: object, *, limit: int) -> int:

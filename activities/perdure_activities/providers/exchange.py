@@ -16,12 +16,13 @@ from datetime import timedelta
 from typing import Final, Generic, Protocol, TypeVar
 
 import httpx2
+from temporalio.exceptions import ApplicationError
 
 from perdure.agent import AgentSpec
 from perdure.contracts import Finish
 from perdure.messages import AssistantMessage, JsonObject
 from perdure_activities.providers.encoding import object_of
-from perdure_activities.providers.posture import BrokenReplyError, failure
+from perdure_activities.providers.posture import BrokenReplyError, failure, misconfigured
 from perdure_activities.providers.provider import ProviderReply
 
 CONNECT_TIMEOUT: Final = timedelta(seconds=10)
@@ -75,13 +76,18 @@ ClientT = TypeVar("ClientT", bound=SdkClient)
 class LazyClient(Generic[ClientT]):
     """An SDK's client, made at its first use: importing an SDK takes seconds and needs no key, a client needs one."""
 
-    def __init__(self, connect: Callable[[], ClientT]) -> None:
+    def __init__(self, connect: Callable[[], ClientT], *, vendor: str) -> None:
         self._connect = connect
+        self._vendor = vendor
         self._client: ClientT | None = None
         self._lock = threading.Lock()
 
     async def get(self) -> ClientT:
-        """Return the client; the first time it is made in a thread, so that heartbeats go on meanwhile."""
+        """Return the client; the first time it is made in a thread, so that heartbeats go on meanwhile.
+
+        Raises:
+            ApplicationError: There is no key, or the SDK cannot use what its variables say.
+        """
         if self._client is not None:
             return self._client
         return await asyncio.to_thread(self._made)
@@ -95,7 +101,12 @@ class LazyClient(Generic[ClientT]):
     def _made(self) -> ClientT:
         with self._lock:
             if self._client is None:
-                self._client = self._connect()
+                try:
+                    self._client = self._connect()
+                except ApplicationError:
+                    raise
+                except Exception as error:
+                    raise misconfigured(self._vendor, error) from None
             return self._client
 
 

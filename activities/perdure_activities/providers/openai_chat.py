@@ -131,20 +131,19 @@ class CompletionBuilder:
         self._by_index: dict[int, _Call] = {}
         self._finish_reason = ""
         self._usage: JsonObject = {}
-
-    @property
-    def complete(self) -> bool:
-        """Whether finish reason and usage are there; without usage the stream's end decides."""
-        return bool(self._finish_reason and self._usage)
+        self.complete = False
+        """The usage that comes with the finish reason or after it is there; without one the stream's end decides."""
 
     def feed(self, event: JsonObject) -> None:
         """Take in one chunk."""
         self._model = text_of(event.get("model")) or self._model
         self._service_tier = text_of(event.get("service_tier")) or self._service_tier
-        self._usage = object_of(event.get("usage")) or self._usage
+        usage = object_of(event.get("usage"))
+        self._usage = usage or self._usage
         for choice in objects_of(event.get("choices"))[:1]:
             self._extend(object_of(choice.get("delta")))
             self._finish_reason = text_of(choice.get("finish_reason")) or self._finish_reason
+        self.complete = bool(usage and self._finish_reason)
 
     def reply(self) -> ProviderReply:
         """Return the reply; raises `BrokenReplyError` when it has not ended properly."""

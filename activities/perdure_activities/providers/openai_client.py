@@ -23,7 +23,7 @@ class OpenAIClient:
     """Sends calls with the SDK's client, which `OPENAI_API_KEY`, `OPENAI_BASE_URL` and its other variables set up."""
 
     def __init__(self) -> None:
-        self._client = LazyClient(_connect)
+        self._client = LazyClient(_connect, vendor=VENDOR)
 
     async def speaks_to_openai(self) -> bool:
         """Tell whether OpenAI's own service answers, and not a compatible server."""

@@ -55,7 +55,7 @@ MIN_OUTPUT_TOKENS: Final = 16
 _PHASE: Final = "phase"
 """Type of the opaque part that keeps a message's `phase`, which OpenAI wants back on the message that follows it."""
 
-_NO_REASONING: Final = re.compile(r"gpt-(3|4)|chatgpt-")
+_NO_REASONING: Final = re.compile(r"(ft:)?(gpt-[34]|chatgpt-)")
 """Families that refuse the request when it asks for encrypted reasoning."""
 
 

@@ -11,7 +11,7 @@
 | 409, 5xx | `model_server_error` | yes |
 | 429 | `model_rate_limited` | yes, after retry-after |
 | 503, 529 | `model_overloaded` | yes, after retry-after |
-| an address no request can be sent to | `model_configuration` | no |
+| variables no client can be made of, an address no request can be sent to | `model_configuration` | no |
 | no connection, or a lost one | `model_connection` | yes |
 | a reply cut short or unreadable | `model_reply_broken` | yes |
 
@@ -176,6 +176,12 @@ def failure(error: Exception, *, vendor: str, secrets: Iterable[str] = ()) -> Ap
 def missing_key(vendor: str, variable: str) -> ApplicationError:
     """Return the error for a provider without a key."""
     return _application_error(f"there is no key for {vendor}: set {variable} where the worker runs", AUTHENTICATION)
+
+
+def misconfigured(vendor: str, error: Exception) -> ApplicationError:
+    """Return the error for a client that cannot even be made from the SDK's variables and files."""
+    said = f"the client for {vendor} cannot be set up: {type(error).__name__}: {error}"
+    return _application_error(said, CONFIGURATION)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
