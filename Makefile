@@ -10,6 +10,9 @@ COMPOSE := docker compose --env-file $(ENV_FILE) --file docker-compose.temporal.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
+# uv brings certificates of its own; with this it trusts those of the machine, as pip does.
+export UV_SYSTEM_CERTS := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo dev test check lint format bench up down lock clean

@@ -115,7 +115,11 @@ def uv(*arguments: str | Path) -> None:
     """Run the uv of the development environment."""
     program = shutil.which("uv", path=sysconfig.get_path("scripts"))
     assert program, "uv is not installed; 'make setup' installs it"
-    subprocess.run([program, *arguments], check=True, capture_output=True, timeout=120)
+    environment = {**os.environ, "UV_SYSTEM_CERTS": "1"}
+    ran = subprocess.run(
+        [program, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def build(source: Path, target: str, folder: Path) -> Path:
