@@ -64,16 +64,18 @@ class App:
             DuplicateNameError: The app has a tool of that name already.
         """
         try:
-            options = ToolOptions(
-                name=name,
-                description=description,
-                effect=Effect(effect),
-                approval=approval,
-                timeout=timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout),
-                max_attempts=max_attempts,
-                max_result_bytes=max_result_bytes,
+            options = ToolOptions.model_validate(
+                {
+                    "name": name,
+                    "description": description,
+                    "effect": effect,
+                    "approval": approval,
+                    "timeout": timeout,
+                    "max_attempts": max_attempts,
+                    "max_result_bytes": max_result_bytes,
+                }
             )
-        except (ValidationError, ValueError) as error:
+        except ValidationError as error:
             raise InvalidToolError(f"the options of tool {name or '(decorated)'!r} are wrong: {error}") from error
 
         def register(function: F) -> F:

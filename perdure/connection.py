@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import temporalio.client
 from temporalio.api.enums.v1 import IndexedValueType
@@ -92,11 +93,11 @@ def dev_server_search_attributes() -> list[str]:
     return [f"{key.name}={_type_name(key)}" for key in search_attributes.ALL]
 
 
-def _indexed_type(key: SearchAttributeKey[object]) -> IndexedValueType.ValueType:
+def _indexed_type(key: SearchAttributeKey[Any]) -> IndexedValueType.ValueType:
     return IndexedValueType.ValueType(key.indexed_value_type.value)
 
 
-def _type_name(key: SearchAttributeKey[object]) -> str:
+def _type_name(key: SearchAttributeKey[Any]) -> str:
     return {1: "Text", 2: "Keyword", 3: "Int", 4: "Double", 5: "Bool", 6: "Datetime", 7: "KeywordList"}[
         key.indexed_value_type.value
     ]

@@ -14,6 +14,9 @@ from perdure.errors import InvalidToolError
 from perdure.messages import JsonObject
 from perdure.tool import Approval, Effect, Tool, ToolContext, ToolFunction, ToolOptions, ToolSpec
 
+FIELD_PREFIX = "argument_"
+"""Fields are not named as the parameters are: `copy` or `_id` would clash with what every Pydantic model has."""
+
 
 def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolFunction | None = None) -> Tool:
     """Make a function a tool.
@@ -22,7 +25,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         InvalidToolError: The signature has no schema (untyped or variadic parameters, types Pydantic does not
             know), or the options contradict each other.
     """
-    name = options.name or getattr(function, "__name__", "")
+    name: str = options.name or getattr(function, "__name__", "")
     if not name.isidentifier() and options.name is None:
         raise InvalidToolError(f"a tool needs a name; {function!r} has none, so give name='…'")
     if reconcile is not None and options.effect is not Effect.ONCE:
@@ -64,6 +67,11 @@ def explain(error: ValidationError, tool: str) -> str:
     return "\n".join([f"The arguments of {tool} do not fit its schema, so it did not run:", *lines])
 
 
+def by_parameter(arguments: BaseModel) -> dict[str, Any]:
+    """Return validated arguments by the names of the function's parameters."""
+    return {name.removeprefix(FIELD_PREFIX): getattr(arguments, name) for name in type(arguments).model_fields}
+
+
 def _parameters(function: ToolFunction, name: str) -> dict[str, tuple[Any, inspect.Parameter]]:
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -78,8 +86,6 @@ def _parameters(function: ToolFunction, name: str) -> dict[str, tuple[Any, inspe
             raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} must be an ordinary named one")
         if parameter.name not in hints:
             raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} needs a type annotation")
-        if parameter.name.startswith("_"):
-            raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} must not start with an underscore")
         found[parameter.name] = (hints[parameter.name], parameter)
     return found
 
@@ -105,15 +111,13 @@ def _arguments_model(
     for parameter, (hint, declared) in parameters.items():
         default = ... if declared.default is inspect.Parameter.empty else declared.default
         if isinstance(default, FieldInfo):
-            fields[parameter] = (hint, default)
+            fields[FIELD_PREFIX + parameter] = (hint, default)
         else:
-            fields[parameter] = (hint, Field(default, description=docs.get(parameter) or None))
+            fields[FIELD_PREFIX + parameter] = (hint, Field(default, description=docs.get(parameter) or None))
     try:
-        # Fields named like BaseModel's own attributes (copy, json, …) are legal arguments; protected_namespaces and
-        # the shadow warning are about models people subclass.
         return create_model(
             f"{name}_arguments",
-            __config__=ConfigDict(extra="forbid", protected_namespaces=()),
+            __config__=ConfigDict(extra="forbid", alias_generator=lambda field: field.removeprefix(FIELD_PREFIX)),
             __module__=getattr(function, "__module__", __name__),
             **fields,
         )

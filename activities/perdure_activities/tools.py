@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 from pydantic import BaseModel, ValidationError
@@ -22,7 +20,7 @@ from temporalio.exceptions import ApplicationError
 from perdure.app import App
 from perdure.contracts import CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
 from perdure.errors import ToolError
-from perdure.schema import explain
+from perdure.schema import by_parameter, explain
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
 from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.transcripts import Transcripts
@@ -122,7 +120,7 @@ def _validate(tool: Tool, call: ToolCall) -> BaseModel:
 
 
 async def _invoke(tool: Tool, function: ToolFunction, arguments: BaseModel, call: ToolCall, pulse: Pulse) -> object:
-    named: Mapping[str, Any] = {name: getattr(arguments, name) for name in type(arguments).model_fields}
+    named = by_parameter(arguments)
     cancelled = threading.Event()
     context = (_context(call, pulse, cancelled),) if tool.takes_context else ()
     try:
