@@ -44,6 +44,9 @@ MAX_RETRY_DELAY: Final = timedelta(minutes=10)
 MAX_MESSAGE: Final = 2_000
 """Characters of an error's message that go into history."""
 
+MIN_SECRET: Final = 16
+"""Characters of the shortest key that is hidden; shorter ones are stand-ins (`EMPTY`) for servers without keys."""
+
 
 class BrokenReplyError(Exception):
     """A reply without its finish marker, or one that cannot be read."""
@@ -275,7 +278,7 @@ def _application_error(
 ) -> ApplicationError:
     text = clean_text(message)
     for secret in secrets:
-        if secret:
+        if len(secret) >= MIN_SECRET:
             text = text.replace(secret, "[redacted]")
     if len(text) > MAX_MESSAGE:
         text = text[:MAX_MESSAGE] + " […]"
