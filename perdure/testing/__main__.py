@@ -23,8 +23,11 @@ def main() -> int:
     try:
         script = load_script(arguments.script)
         asyncio.run(_serve(script, arguments.port, arguments.ready_file))
-    except (ConfigurationError, OSError) as error:
+    except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"cannot listen on 127.0.0.1:{arguments.port}, or write the ready file: {error}\n")
         return 1
     return 0
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -301,6 +302,18 @@ async def test_requests_are_recorded_for_this_process_and_others() -> None:
     assert [(seen.wire, seen.turn) for seen in model.requests.recent] == [("anthropic", 0), ("openai", 1)]
 
 
+async def test_answers_do_not_wait_for_the_network() -> None:
+    """An answer goes out at once: 20 in a row take far less than 20 delayed acknowledgements of 40 ms."""
+    async with ScriptedModel(SCRIPT) as model, httpx2.AsyncClient(base_url=model.url) as client:
+        await client.post(PATHS["anthropic"], json=opening("anthropic"))
+        start = time.monotonic()
+
+        for _ in range(20):
+            await client.post(PATHS["anthropic"], json=opening("anthropic"))
+
+    assert time.monotonic() - start < 0.6
+
+
 async def test_a_reason_that_a_format_lacks_is_refused() -> None:
     """A turn that only one vendor could answer says so at the other."""
     async with ScriptedModel(Script([Turn(finish=Finish.PAUSE)])) as model:
@@ -385,3 +398,16 @@ async def test_the_process_serves_and_stops_cleanly(tmp_path: Path, number: sign
     assert "From afar." in response.text
     assert printed.decode().strip() == url
     assert process.returncode == 0
+
+
+async def test_a_taken_port_is_named() -> None:
+    """The process says which port it cannot have, and ends with 1."""
+    async with ScriptedModel(SCRIPT) as model:
+        port = model.url.rpartition(":")[2]
+        command = ["-m", "perdure.testing", "--script", "support_desk.script:script", "--port", port]
+
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+        _, said = await process.communicate()
+
+    assert process.returncode == 1
+    assert f"127.0.0.1:{port}" in said.decode()
