@@ -15,11 +15,11 @@ As a process of its own: `python -m perdure.testing --script package.module:scri
 """
 
 from perdure.contracts import Finish, Usage
-from perdure.testing.context import tool_context
 from perdure.testing.fault import Fault, FaultKind
 from perdure.testing.polling import eventually
 from perdure.testing.script import Call, Script, ScriptedRequest, ScriptFunction, Turn, load_script
 from perdure.testing.server import RecordedRequest, Requests, ScriptedModel
+from perdure.testing.tool_call import run_tool, tool_context
 
 __all__ = [
     "Call",
@@ -36,5 +36,6 @@ __all__ = [
     "Usage",
     "eventually",
     "load_script",
+    "run_tool",
     "tool_context",
 ]

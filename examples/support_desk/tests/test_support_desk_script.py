@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic_core import to_json
 from support_desk.app import app
 from support_desk.script import script
 
-from perdure import ToolError
 from perdure.messages import AssistantMessage, Message, TextPart, ToolCallPart, ToolMessage, ToolResult, UserMessage
-from perdure.testing import Call, ScriptedRequest, Turn, tool_context
+from perdure.testing import Call, ScriptedRequest, Turn, run_tool, tool_context
 
 TASK = "I am ann@example.com. Order A-1001 arrived broken, please refund it."
 
@@ -37,26 +32,12 @@ async def run_tools(conversation: list[Message], **instead: str) -> None:
     reply = conversation[-1]
     assert isinstance(reply, AssistantMessage)
     results = [
-        ToolResult(call_id=call.id, content=instead.get(call.name) or await run_tool(call)) for call in reply.tool_calls
+        ToolResult(call_id=call.id, content=instead[call.name])
+        if call.name in instead
+        else await run_tool(app, call.name, call.arguments, context=tool_context(call_id=call.id))
+        for call in reply.tool_calls
     ]
     conversation.append(ToolMessage(results=tuple(results)))
-
-
-async def run_tool(call: ToolCallPart) -> str:
-    """Run one tool as the runtime does."""
-    tool = app.find_tool(call.name)
-    assert tool is not None
-    arguments = tool.arguments.model_validate_json(to_json(call.arguments))
-    named: dict[str, Any] = {name: getattr(arguments, name) for name in type(arguments).model_fields}
-    context = (tool_context(call_id=call.id),) if tool.takes_context else ()
-    try:
-        if inspect.iscoroutinefunction(tool.function):
-            result = await tool.function(*context, **named)
-        else:
-            result = await asyncio.to_thread(tool.function, *context, **named)
-    except ToolError as error:
-        return error.message
-    return to_json(result).decode()
 
 
 async def settle(task: str, **instead: str) -> tuple[list[list[str]], str]:
