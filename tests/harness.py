@@ -27,6 +27,7 @@ from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart,
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
+from perdure_workers.plugin import Perdure
 from perdure_workers.worker import build_worker
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
@@ -121,7 +122,8 @@ async def serving(
     settings = Settings(
         task_queue=task_queue or f"queue-{uuid.uuid4().hex[:12]}", max_cached_runs=cached_runs, shutdown_grace_seconds=0
     )
-    async with build_worker(client, app, settings, providers={"in-process": model}):
+    plugin = Perdure(app, settings=settings, providers={"in-process": model})
+    async with build_worker(client, settings, plugin):
         yield settings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import timedelta
 
 import structlog
@@ -13,25 +12,21 @@ from temporalio.worker import Worker
 from perdure.app import App
 from perdure.connection import connect, ensure_search_attributes
 from perdure.settings import Settings
-from perdure_activities.providers.provider import Provider
 from perdure_workers.plugin import Perdure
 
 log = structlog.get_logger(__name__)
 
 
-def build_worker(
-    client: Client, app: App, settings: Settings, *, providers: Mapping[str, Provider] | None = None
-) -> Worker:
-    """Return a worker for the app's runs, not yet started.
+def build_worker(client: Client, settings: Settings, plugin: Perdure) -> Worker:
+    """Return a worker for the plugin's app, not yet started.
 
     Args:
-        client: Connected, and without the `Perdure` plugin of its own.
-        providers: Model providers by prefix; default: the built-in ones.
+        client: Connected, and without a `Perdure` plugin of its own.
     """
     return Worker(
         client,
         task_queue=settings.task_queue,
-        plugins=[Perdure(app, settings=settings, providers=providers)],
+        plugins=[plugin],
         max_cached_workflows=settings.max_cached_runs,
         max_concurrent_activities=settings.max_concurrent_activities,
         max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
@@ -49,7 +44,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
     app.check()
     client = await connect(settings, address=address)
     await ensure_search_attributes(client)
-    worker = build_worker(client, app, settings)
+    worker = build_worker(client, settings, Perdure(app, settings=settings))
     log.info(
         "worker_started",
         task_queue=settings.task_queue,
