@@ -19,10 +19,13 @@ class ApprovalLog:
 
     def __init__(self) -> None:
         self._asked: dict[str, datetime] = {}
+        """When the pending ones were asked."""
+        self._known: set[str] = set()
 
     def carry_over(self, memo: ApprovalsMemo) -> None:
         """Know what an earlier execution of the run had asked."""
         self._asked = {approval.approval_id: approval.asked_at for approval in memo.pending}
+        self._known = set(self._asked)
 
     def feed(self, memo: ApprovalsMemo, stamp: Stamp) -> Iterator[RunEvent]:
         """Return what the memo says that it did not say before."""
@@ -44,6 +47,7 @@ class ApprovalLog:
 
     def _ask(self, record: ApprovalRecord, approval: PendingApproval | None, stamp: Stamp) -> ApprovalAsked:
         self._asked[record.approval_id] = record.at
+        self._known.add(record.approval_id)
         asked = ApprovalAsked(
             id=stamp.next_id(),
             at=record.at,
@@ -65,12 +69,11 @@ class ApprovalLog:
             }
         )
 
-    @staticmethod
-    def _change(record: ApprovalRecord, asked_at: datetime | None, stamp: Stamp) -> ApprovalChanged:
+    def _change(self, record: ApprovalRecord, asked_at: datetime | None, stamp: Stamp) -> ApprovalChanged:
         return ApprovalChanged(
             id=stamp.next_id(),
             at=record.at,
-            step=_step(record.approval_id),
+            step=_step(record.approval_id) if record.approval_id in self._known else None,
             kind=_KINDS[record.kind],
             approval_id=record.approval_id,
             tool=record.tool,

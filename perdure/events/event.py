@@ -245,7 +245,10 @@ class ApprovalAsked(Event):
 
 
 class ApprovalChanged(Event):
-    """Something became of an approval; `approval.ignored` is a decision that had no effect, and why."""
+    """Something became of an approval; `approval.ignored` is a decision that had no effect, and why.
+
+    An approval and the call it lets run enter history together, the call first: `at` has them in their order.
+    """
 
     kind: Literal[
         "approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn", "approval.ignored"

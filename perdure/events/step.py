@@ -248,7 +248,8 @@ class StepLog:
                 for asked in step.approvals
             ),
         )
-        if event.kind == "approval.approved":
+        # The dispatch that an approval allows comes before it in history, as the memo is written last.
+        if event.kind == "approval.approved" and step.status is StepStatus.WAITING:
             self._update(step.number, status=StepStatus.REQUESTED)
         elif event.kind in ("approval.rejected", "approval.expired"):
             self._update(step.number, status=StepStatus.REJECTED, ended_at=event.at)
