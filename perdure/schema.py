@@ -9,6 +9,7 @@ import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_json
 
 from perdure.errors import InvalidToolError
 from perdure.messages import JsonObject
@@ -25,7 +26,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         InvalidToolError: The signature has no schema (untyped or variadic parameters, types Pydantic does not
             know), or the options contradict each other.
     """
-    name: str = options.name or getattr(function, "__name__", "")
+    name = options.name or str(getattr(function, "__name__", ""))
     if not name.isidentifier() and options.name is None:
         raise InvalidToolError(f"a tool needs a name; {function!r} has none, so give name='…'")
     if reconcile is not None and options.effect is not Effect.ONCE:
@@ -65,6 +66,25 @@ def explain(error: ValidationError, tool: str) -> str:
         for problem in error.errors(include_url=False, include_context=False)
     ]
     return "\n".join([f"The arguments of {tool} do not fit its schema, so it did not run:", *lines])
+
+
+def read_arguments(tool: Tool, arguments: JsonObject) -> BaseModel:
+    """Validate arguments as the model wrote them: through JSON, strict about nothing JSON cannot say, like dates.
+
+    Raises:
+        ValidationError: They do not fit; `explain` says it to the model.
+    """
+    return tool.arguments.model_validate_json(to_json(arguments))
+
+
+def write_result(result: object) -> str:
+    """Write a tool's result as the model reads it: text as it is, anything else as JSON.
+
+    Never fails: the call took effect, so a value JSON does not know is described rather than lost.
+    """
+    if isinstance(result, str):
+        return result
+    return to_json(result, fallback=repr, bytes_mode="base64", inf_nan_mode="strings").decode()
 
 
 def by_parameter(arguments: BaseModel) -> dict[str, Any]:

@@ -13,14 +13,13 @@ import threading
 
 import structlog
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from perdure.app import App
 from perdure.contracts import CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
 from perdure.errors import ToolError
-from perdure.schema import by_parameter, explain
+from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
 from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.transcripts import Transcripts
@@ -42,7 +41,7 @@ class ToolActivities:
         """Validate the arguments and run the tool."""
         tool = self._tool(call)
         try:
-            arguments = _validate(tool, call)
+            arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
             return self._outcome(call, explain(error, call.tool), is_error=True)
         async with heartbeats() as pulse:
@@ -56,13 +55,13 @@ class ToolActivities:
                     return self._broke(call, f"it took longer than {call.timeout.total_seconds():g} s", error)
                 log.warning("tool_raised", error=type(error).__name__, exc_info=True)
                 return self._broke(call, f"{type(error).__name__}: {error}", error)
-        return self._outcome(call, serialise(result), is_error=False)
+        return self._outcome(call, write_result(result), is_error=False)
 
     @activity.defn
     async def check_call(self, call: ToolCall) -> CallCheck:
         """Validate the arguments without running the tool."""
         try:
-            _validate(self._tool(call), call)
+            read_arguments(self._tool(call), call.arguments)
         except ValidationError as error:
             return CallCheck(problem=explain(error, call.tool))
         return CallCheck()
@@ -74,10 +73,10 @@ class ToolActivities:
         if tool.reconcile is None:
             raise ApplicationError(f"{call.tool} has no reconcile probe here", type="probe_missing", non_retryable=True)
         async with heartbeats() as pulse, asyncio.timeout(call.timeout.total_seconds()):
-            found = await _invoke(tool, tool.reconcile, _validate(tool, call), call, pulse)
+            found = await _invoke(tool, tool.reconcile, read_arguments(tool, call.arguments), call, pulse)
         if isinstance(found, NotDone):
             return Reconciliation(done=False)
-        return Reconciliation(done=True, outcome=self._outcome(call, serialise(found), is_error=False))
+        return Reconciliation(done=True, outcome=self._outcome(call, write_result(found), is_error=False))
 
     def _tool(self, call: ToolCall) -> Tool:
         tool = self._app.find_tool(call.tool)
@@ -102,21 +101,6 @@ class ToolActivities:
         run_id = activity.info().workflow_id or ""
         self._transcripts.remember_result(run_id, call.call_id, content, is_error=is_error)
         return ToolOutcome(content=content, is_error=is_error, worker=self._worker)
-
-
-def serialise(result: object) -> str:
-    """Write a tool's result as the model reads it: text as it is, anything else as JSON.
-
-    Never fails: the call took effect, so a value JSON does not know is described rather than lost.
-    """
-    if isinstance(result, str):
-        return result
-    return to_json(result, fallback=repr, bytes_mode="base64", inf_nan_mode="strings").decode()
-
-
-def _validate(tool: Tool, call: ToolCall) -> BaseModel:
-    # Through JSON, as the model wrote it: strict about nothing that JSON cannot say, like dates and decimals.
-    return tool.arguments.model_validate_json(to_json(call.arguments))
 
 
 async def _invoke(tool: Tool, function: ToolFunction, arguments: BaseModel, call: ToolCall, pulse: Pulse) -> object:

@@ -8,12 +8,11 @@ import threading
 
 import structlog
 from pydantic import ValidationError
-from pydantic_core import to_json
 
 from perdure.app import App
 from perdure.errors import ToolError, UnknownToolError
 from perdure.messages import JsonObject, ToolResult
-from perdure.schema import by_parameter, explain
+from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import ToolContext
 
 
@@ -67,7 +66,7 @@ async def run_tool(app: App, name: str, arguments: JsonObject, *, context: ToolC
     context = context or tool_context()
     first = (context,) if tool.takes_context else ()
     try:
-        named = by_parameter(tool.arguments.model_validate_json(to_json(arguments)))
+        named = by_parameter(read_arguments(tool, arguments))
     except ValidationError as error:
         return ToolResult(call_id=context.call_id, content=explain(error, name), is_error=True)
     try:
@@ -77,7 +76,7 @@ async def run_tool(app: App, name: str, arguments: JsonObject, *, context: ToolC
             result = await asyncio.to_thread(tool.function, *first, **named)
     except ToolError as error:
         return ToolResult(call_id=context.call_id, content=error.message, is_error=True)
-    content = result if isinstance(result, str) else to_json(result, fallback=repr).decode()
+    content = write_result(result)
     return ToolResult(call_id=context.call_id, content=content)
 
 

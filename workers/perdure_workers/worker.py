@@ -12,6 +12,7 @@ from temporalio.worker import Worker
 from perdure.app import App
 from perdure.connection import connect, ensure_search_attributes
 from perdure.settings import Settings
+from perdure_activities.providers.registry import preload
 from perdure_workers.plugin import Perdure
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,9 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         agents=[f"{agent.name}@{agent.version}" for agent in app.agents()],
         tools=[tool.spec.name for tool in app.tools()],
     )
-    async with worker:
+    async with worker, asyncio.TaskGroup() as background:
+        # In a thread, as a vendor's SDK takes seconds to import: whatever needs no model goes on meanwhile.
+        background.create_task(asyncio.to_thread(preload, {agent.model.partition(":")[0] for agent in app.agents()}))
         await stop.wait()
         log.info("worker_stopping", grace_seconds=settings.shutdown_grace_seconds)
     log.info("worker_stopped")
