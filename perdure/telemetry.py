@@ -1,13 +1,21 @@
-"""Logs: structlog for our own lines and for those of the libraries, as JSON or, on a terminal, for people."""
+"""Logs and traces of a process: one format for our own lines and the libraries', and spans where OTLP is configured."""
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import sys
+from typing import Final
 
 import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from structlog.typing import Processor
 
+from perdure.errors import SettingsError
 from perdure.settings import Settings
 
 SHARED: tuple[Processor, ...] = (
@@ -18,6 +26,9 @@ SHARED: tuple[Processor, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 )
+OTLP_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""OpenTelemetry's own variables; one of them switches tracing on, and all its others apply too."""
+OTLP_EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 QUIET = ("httpx2", "httpcore2", "uvicorn.access", "sse_starlette")
 """Libraries that log each request at info."""
 
@@ -48,3 +59,21 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def configure_tracing(service: str) -> None:
+    """Export this process's spans by OTLP/HTTP, if an endpoint is configured. Called once, by the command line.
+
+    Raises:
+        SettingsError: An endpoint is configured, but the exporter is not installed.
+    """
+    configured = next((name for name in OTLP_VARIABLES if os.environ.get(name)), None)
+    if configured is None:
+        return
+    try:
+        exporter = importlib.import_module(OTLP_EXPORTER).OTLPSpanExporter()
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{configured} is set but the exporter is missing: pip install 'perdure[otel]'") from error
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import WorkerConfig, WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
-from temporalio.workflow import SandboxImportNotificationPolicy
+from temporalio.worker import WorkerConfig
 
 from perdure.app import App
 from perdure.codec import data_converter
@@ -22,7 +19,8 @@ from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
-from perdure_workers.interceptors import LogContext
+from perdure_workers.interceptors import Observation
+from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -69,8 +67,8 @@ class Perdure(SimplePlugin):
                 tools.check_call,
                 tools.reconcile_call,
             ],
-            interceptors=[LogContext()],
-            workflow_runner=sandbox,
+            interceptors=[Observation()],
+            workflow_runner=strict,
             run_context=self._serve,
         )
 
@@ -80,6 +78,8 @@ class Perdure(SimplePlugin):
         config["sticky_queue_schedule_to_start_timeout"] = STICKY_TIMEOUT
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_INTERVAL
         config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES
+        converter = config["client"].config()["data_converter"]
+        config["workflow_runner"] = without_contexts(config["workflow_runner"], converter)
         return config
 
     @asynccontextmanager
@@ -90,16 +90,3 @@ class Perdure(SimplePlugin):
         finally:
             for provider in self.providers.values():
                 await provider.close()
-
-
-def sandbox(runner: WorkflowRunner | None = None) -> WorkflowRunner:
-    """Have the workflow sandbox refuse imports that workflow code did not declare; other runners stay as they are."""
-    if runner is not None and not isinstance(runner, SandboxedWorkflowRunner):
-        return runner
-    restrictions = runner.restrictions if runner is not None else SandboxRestrictions.default
-    return SandboxedWorkflowRunner(
-        restrictions=replace(
-            restrictions,
-            import_notification_policy=SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH,
-        )
-    )

@@ -1,0 +1,53 @@
+"""Traces: a run's model and tool calls are spans that say what they cost and nothing that was said."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from temporalio.client import Client
+
+from perdure import App
+from perdure.errors import SettingsError
+from perdure.telemetry import configure_tracing
+from perdure_workers import interceptors
+from tests.harness import InProcessModel, agent, answer, in_turns, serving, start, wish
+
+
+async def test_model_and_tool_calls_are_spans_without_content(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and attributes follow the conventions for generative AI."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    app = App()
+
+    @app.tool()
+    def find(name: str) -> str:
+        """Find someone."""
+        return f"{name} lives in a secret place"
+
+    app.add(agent(tools=("find",)))
+    model = InProcessModel(in_turns(wish(("find", {"name": "Ann Secret"})), answer("a secret")))
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        await handle.result()
+
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["chat tester", "execute_tool find", "chat tester"]
+    attributes = [dict(span.attributes or {}) for span in spans]
+    assert {each["gen_ai.conversation.id"] for each in attributes} == {handle.id}
+    assert attributes[0]["gen_ai.usage.input_tokens"] == 10
+    assert attributes[1]["gen_ai.tool.name"] == "find"
+    assert attributes[2]["gen_ai.response.finish_reasons"] == ("stop",)
+    assert "secret" not in str(attributes).lower()
+
+
+def test_tracing_without_its_exporter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configured endpoint that nothing can send to stops the process at start-up."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setattr("perdure.telemetry.OTLP_EXPORTER", "no_such_exporter")
+
+    with pytest.raises(SettingsError, match=r"perdure\[otel\]"):
+        configure_tracing("perdure-worker")
