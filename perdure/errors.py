@@ -12,6 +12,8 @@ PerdureError
 ├── ApprovalNotFoundError       the run has no such approval
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
+├── InvalidInputError           a value that a caller gave cannot be used
+│   └── IdempotencyKeyReusedError   the key belongs to another request
 ├── HistoryFileError            a file is no exported history
 ├── ServerUnreachableError      the Temporal server does not answer
 └── ProcessError                a process that a command started ended, or never got ready
@@ -70,6 +72,14 @@ class ConflictError(PerdureError):
 
 class InputTooLargeError(PerdureError):
     """The input is larger than Temporal can carry."""
+
+
+class InvalidInputError(PerdureError):
+    """A value that a caller gave cannot be used."""
+
+
+class IdempotencyKeyReusedError(InvalidInputError):
+    """The idempotency key belongs to another request."""
 
 
 class HistoryFileError(PerdureError):

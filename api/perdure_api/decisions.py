@@ -1,0 +1,137 @@
+"""Decisions on approvals: checked before they are sent, as a signal cannot be refused, and confirmed afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import timedelta
+from typing import Final
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+from temporalio.client import Client
+
+from perdure import history
+from perdure.app import App
+from perdure.contracts import ApprovalRecord, Decision, PendingApproval, RunView
+from perdure.errors import ApprovalNotFoundError, ConflictError, InputTooLargeError, InvalidInputError
+from perdure.events import ApprovalChanged
+from perdure.schema import explain
+from perdure_api import visibility
+from perdure_api.executions import Executions
+from perdure_api.rpc import temporal_errors
+from perdure_api.schemas import Decided, DecisionRequest
+
+CONFIRMATION: Final = timedelta(seconds=5)
+"""How long a run may take to say that it has a decision."""
+FIRST_PAUSE: Final = 0.02
+LONGEST_PAUSE: Final = 0.5
+MAX_DECISION_BYTES: Final = 256 * 1024
+_SETTLED: Final = ("approved", "rejected", "expired", "withdrawn")
+
+
+class Decisions:
+    """Brings humans' decisions to their runs."""
+
+    def __init__(self, client: Client, executions: Executions, app: App) -> None:
+        self._client = client
+        self._executions = executions
+        self._app = app
+
+    async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
+        """Decide, and say whether the run has taken the decision.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ApprovalNotFoundError: It never asked that.
+            ConflictError: It is decided, or its call is another one by now, or the run has ended.
+            InvalidInputError: The decision does not fit the question, or the arguments the tool.
+            InputTooLargeError: Arguments and result are over their limit.
+        """
+        description = await self._executions.describe_open(run_id)
+        view = await self._executions.view(run_id)
+        pending = view.pending_approvals if view else (await visibility.approvals_memo(description)).pending
+        approval = next((asked for asked in pending if asked.approval_id == approval_id), None)
+        if approval is None:
+            raise await self._why_not_pending(run_id, approval_id)
+        self._check(request, approval)
+        decision = Decision(
+            approval_id=approval_id, **request.model_dump(exclude={"decision"}, exclude_none=True, warnings=False)
+        )
+        await self._executions.decide(run_id, decision, approve=request.decision == "approve")
+        confirmed = await self._confirm(run_id, request, approval, before=view) if view else False
+        return Decided(run_id=run_id, approval_id=approval_id, decision=request.decision, confirmed=confirmed)
+
+    async def _why_not_pending(self, run_id: str, approval_id: str) -> Exception:
+        with temporal_errors(run_id=run_id):
+            events = await history.read_events(self._client, run_id)
+        for event in reversed(events):
+            if not isinstance(event, ApprovalChanged) or event.approval_id != approval_id:
+                continue
+            if event.kind != "approval.ignored":
+                what = event.kind.removeprefix("approval.")
+                return ConflictError(f"approval {approval_id!r} is already {what} by {event.decided_by!r}")
+        return ApprovalNotFoundError(f"run {run_id!r} has no approval {approval_id!r}")
+
+    def _check(self, request: DecisionRequest, approval: PendingApproval) -> None:
+        if request.digest is not None and request.digest != approval.digest:
+            raise ConflictError(f"the digest names another call; this approval's is {approval.digest!r}")
+        if problem := _misfit(request, approval):
+            raise InvalidInputError(problem)
+        size = len(to_json(request))
+        if size > MAX_DECISION_BYTES:
+            raise InputTooLargeError(f"the decision is {size:,} bytes; at most {MAX_DECISION_BYTES:,} fit")
+        tool = self._app.find_tool(approval.tool)
+        if request.arguments is None or tool is None:  # a tool that only the worker knows is checked by it
+            return
+        try:
+            tool.arguments.model_validate_json(json.dumps(request.arguments))
+        except ValidationError as error:
+            raise InvalidInputError(explain(error, approval.tool)) from error
+
+    async def _confirm(
+        self, run_id: str, request: DecisionRequest, approval: PendingApproval, *, before: RunView
+    ) -> bool:
+        """Wait until the run says what became of the decision; False if it says nothing in time.
+
+        Raises:
+            ConflictError: Another decision was first, or the run did not take this one.
+        """
+        end, pause = time.monotonic() + CONFIRMATION.total_seconds(), FIRST_PAUSE
+        while time.monotonic() < end and (view := await self._executions.view(run_id)):
+            new = [
+                record
+                for record in view.approvals
+                if record.approval_id == approval.approval_id and record not in before.approvals
+            ]
+            if settled := next((record for record in new if record.kind in _SETTLED), None):
+                if _is_ours(settled, request):
+                    return True
+                raise ConflictError(
+                    f"approval {approval.approval_id!r} is already {settled.kind} by {settled.decided_by!r}"
+                )
+            if ignored := next((record for record in new if record.decided_by == request.decided_by), None):
+                raise ConflictError(f"the run did not take the decision: {ignored.reason}")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return False
+
+
+def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
+    """Say why a decision is no answer to the question."""
+    if request.decision == "reject":
+        given = request.model_fields_set & {"arguments", "outcome", "result"}
+        return f"a rejection takes no {' and no '.join(sorted(given))}" if given else None
+    if request.result is not None and request.outcome != "done":
+        return "result is for outcome 'done'"
+    if approval.kind == "call":
+        return "outcome is for calls whose outcome is unknown" if request.outcome else None
+    if request.outcome is None:
+        return "the call's outcome is unknown: approve with outcome 'done' or 'retry', or reject to abort"
+    return "an unknown outcome cannot be given other arguments" if request.arguments is not None else None
+
+
+def _is_ours(record: ApprovalRecord, request: DecisionRequest) -> bool:
+    kind = "approved" if request.decision == "approve" else "rejected"
+    return record.kind == kind and request.decided_by.startswith(record.decided_by)

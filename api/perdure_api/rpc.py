@@ -1,0 +1,69 @@
+"""Temporal's errors as errors of ours, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+from temporalio.service import RPCError, RPCStatusCode
+
+from perdure.errors import (
+    ConflictError,
+    InputTooLargeError,
+    InvalidInputError,
+    PerdureError,
+    RunNotFoundError,
+    ServerUnreachableError,
+)
+
+RPC_TIMEOUT: Final = timedelta(seconds=10)
+"""One call to Temporal; what takes longer counts as unreachable."""
+
+_AWAY: Final = (
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,  # what the SDK makes of its own time limit
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+)
+
+
+@contextmanager
+def temporal_errors(*, run_id: str | None = None) -> Iterator[None]:
+    """Raise what Temporal refuses or cannot do as an error of ours.
+
+    Args:
+        run_id: The run that the calls inside are about.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+        ConflictError: The run has ended.
+        InputTooLargeError: What was sent is larger than Temporal carries.
+        InvalidInputError: Temporal does not take an argument.
+        ServerUnreachableError: It does not answer, or not now.
+        PerdureError: Anything else.
+    """
+    try:
+        yield
+    except RPCError as error:
+        raise _translated(error, run_id) from error
+    except RuntimeError as error:
+        # A lazy client says so when its first connection fails.
+        if "client connect" not in str(error):
+            raise
+        raise ServerUnreachableError(f"no Temporal server answers: {error}") from error
+
+
+def _translated(error: RPCError, run_id: str | None) -> PerdureError:
+    if error.status in _AWAY:
+        return ServerUnreachableError(f"Temporal does not answer now ({error.status.name.lower()}): {error.message}")
+    if error.status is RPCStatusCode.NOT_FOUND and run_id is not None:
+        if "already completed" in error.message:
+            return ConflictError(f"run {run_id!r} has ended")
+        return RunNotFoundError(f"no run has the id {run_id!r}")
+    if error.status is RPCStatusCode.INVALID_ARGUMENT:
+        if "size exceeds limit" in error.message:
+            return InputTooLargeError(f"this is more than Temporal carries: {error.message}")
+        return InvalidInputError(f"Temporal does not take this: {error.message}")
+    return PerdureError(f"Temporal refuses this ({error.status.name.lower()}): {error.message}")

@@ -1,0 +1,179 @@
+"""What callers of the gateway and of the HTTP API send and get."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from perdure.agent import NAME_PATTERN, Limits
+from perdure.contracts import PendingApproval, RunError, RunStatus, Totals
+from perdure.messages import Frozen
+from perdure.tool import Approval, Effect
+from perdure_api.text import Arguments, JsonValue, Line, Task, Text
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Request(BaseModel):
+    """Something a caller sends: a field nobody knows is a mistake, and told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NewRun(Request):
+    """A run to start."""
+
+    agent: Name
+    version: Name | None = None
+    """Default: the version registered last."""
+    task: Task
+    """What the agent is to do; at most 512 KiB of UTF-8."""
+    user: Line | None = None
+    """On whose behalf."""
+    org: Line | None = None
+    session_id: Line | None = None
+    """The conversation that it belongs to."""
+    limits: Limits = Limits()
+    """The fields given replace the agent's; durations are seconds or ISO 8601."""
+    metadata: dict[Line, Text] = Field(default_factory=dict)
+    """Kept with the run; at most 16 KiB."""
+
+
+class StartedRun(Frozen):
+    """A run that is under way."""
+
+    run_id: str
+    created: bool
+    """False: an earlier request with the same idempotency key had started it."""
+
+
+class RunFilter(Request):
+    """Which runs to list; a field left out lets every run pass."""
+
+    agent: Name | None = None
+    version: Name | None = None
+    status: RunStatus | None = None
+    user: Line | None = None
+    org: Line | None = None
+    session_id: Line | None = None
+
+
+class RunSummary(Frozen):
+    """A run in a list, as Temporal's visibility knows it."""
+
+    run_id: str
+    agent: str
+    version: str
+    status: RunStatus
+    task: str
+    """Its first 200 characters."""
+    user: str | None = None
+    org: str | None = None
+    session_id: str | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
+    steps: int = 0
+    """Of an open run: by the last time that it waited, or went on."""
+    cost_usd: Decimal = Decimal(0)
+    """As `steps`."""
+    waiting_for: tuple[str, ...] = ()
+    """Ids of the pending approvals."""
+
+
+class RunPage(Frozen):
+    """Runs, the newest first."""
+
+    items: tuple[RunSummary, ...]
+    next_page_token: str | None = None
+    """Ask for the next page with it; None on the last one."""
+
+
+class RunDetail(RunSummary):
+    """A run as it is now, or how it ended."""
+
+    live: bool
+    """Whether the numbers are the run's own, of now. False: no worker answered, and they are visibility's."""
+    totals: Totals = Totals()
+    pending_approvals: tuple[PendingApproval, ...] = ()
+    output: str | None = None
+    """The answer; of a run that stopped early, the model's last words."""
+    error: RunError | None = None
+    execution_id: str
+    """Temporal's run id of the latest execution."""
+    ui_url: str | None = None
+    """The run in the Temporal Web UI."""
+
+
+class InboxFilter(Request):
+    """Which approvals to list; a field left out lets every one pass."""
+
+    agent: Name | None = None
+    user: Line | None = None
+    org: Line | None = None
+    tool: Line | None = None
+
+
+class InboxApproval(PendingApproval):
+    """A pending approval, with the run that asks."""
+
+    run_id: str
+    agent: str
+    version: str
+    task: str
+    """Its first 200 characters."""
+    user: str | None = None
+    org: str | None = None
+    session_id: str | None = None
+
+
+class DecisionRequest(Request):
+    """A human's decision on an approval."""
+
+    decision: Literal["approve", "reject"]
+    decided_by: Line
+    reason: Annotated[Text, Field(max_length=4000)] = ""
+    """The model hears the reason of a rejection."""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Decide only if the call still has this digest."""
+    arguments: Arguments | None = None
+    """Approve with these arguments instead of the model's."""
+    outcome: Literal["done", "retry"] | None = None
+    """To approve a call whose outcome is unknown: it took effect, or is to be made again."""
+    result: JsonValue = None
+    """For outcome `done`: what the tool returned, as far as known."""
+
+
+class Decided(Frozen):
+    """What became of a decision."""
+
+    run_id: str
+    approval_id: str
+    decision: Literal["approve", "reject"]
+    confirmed: bool
+    """True: the run has taken it. False: it is stored and waits for a worker."""
+
+
+class AgentTool(Frozen):
+    """A tool of an agent."""
+
+    name: str
+    description: str
+    effect: Effect
+    approval: Approval
+    timeout: timedelta
+
+
+class AgentSummary(Frozen):
+    """An agent that runs can be started with."""
+
+    name: str
+    version: str
+    model: str
+    description: str
+    tools: tuple[AgentTool, ...]
+    limits: Limits
+    default: bool
+    """Whether a run that names no version gets this one."""

@@ -1,0 +1,144 @@
+"""From a request to a started run: its id, its input, what lists show of it, and the sizes that Temporal can carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+
+from perdure.app import App
+from perdure.contracts import MAX_TASK_BYTES, RunStatus
+from perdure.errors import InputTooLargeError
+from perdure.search_attributes import (
+    AGENT,
+    MEMO_REQUEST,
+    MEMO_STARTED,
+    MEMO_TASK,
+    ORG,
+    SESSION,
+    STATUS,
+    USER,
+    VERSION,
+)
+from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
+from perdure_api.schemas import NewRun
+from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.state import RunArguments
+
+BACKSTOP: Final = timedelta(minutes=5)
+"""Temporal ends a run that is so long past its own time limit; left to itself it never gets there."""
+MAX_METADATA_BYTES: Final = 16 * 1024
+LISTED_TASK: Final = 200
+"""Characters of the task that lists show."""
+SUMMARY_TASK: Final = 80
+"""Characters of the task in the one line that the Temporal Web UI shows above the run."""
+DETAILS_TASK: Final = 4000
+
+
+def run_id_for(key: str | None, *, org: str | None) -> str:
+    """Return the id of the run that a request starts: a new one, or the one that belongs to its idempotency key."""
+    if key is None:
+        return f"run-{uuid.uuid4().hex}"
+    return f"run-{hashlib.sha256(json.dumps([org, key]).encode()).hexdigest()[:32]}"
+
+
+def request_digest(new: NewRun) -> str:
+    """Identify what a request asks for, so that a repeated one is recognised."""
+    content = json.dumps(new.model_dump(mode="json", exclude_unset=True), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def run_arguments(new: NewRun, app: App) -> RunArguments:
+    """Return the workflow's input: the agent resolved, its limits replaced where the request says so.
+
+    Raises:
+        UnknownAgentError: The app has no such agent.
+        InputTooLargeError: Task or metadata are over their limit.
+    """
+    _check_size("task", len(new.task.encode()), MAX_TASK_BYTES)
+    _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
+    agent = app.agent(new.agent, new.version)
+    given = {name: getattr(new.limits, name) for name in new.limits.model_fields_set}
+    return RunArguments(
+        spec=app.resolve(agent),
+        task=new.task,
+        limits=agent.limits.model_copy(update=given),
+        user=new.user,
+        org=new.org,
+        session_id=new.session_id,
+        metadata=new.metadata,
+    )
+
+
+async def start_workflow(
+    client: Client, arguments: RunArguments, *, run_id: str, task_queue: str, request: str
+) -> None:
+    """Start the run, unless there ever was one of that id.
+
+    Raises:
+        WorkflowAlreadyStartedError: There was one.
+        ServerUnreachableError: Temporal does not answer; repeating the call with the same id is safe.
+    """
+    attributes = {
+        AGENT: arguments.spec.name,
+        VERSION: arguments.spec.version,
+        USER: arguments.user,
+        ORG: arguments.org,
+        SESSION: arguments.session_id,
+        STATUS: RunStatus.RUNNING.value,
+    }
+    with temporal_errors():
+        await client.start_workflow(
+            AgentRun.run,
+            arguments,
+            id=run_id,
+            task_queue=task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            execution_timeout=arguments.limits.run_timeout + BACKSTOP,
+            search_attributes=TypedSearchAttributes(
+                [SearchAttributePair(key, value) for key, value in attributes.items() if value is not None]
+            ),
+            memo={
+                MEMO_TASK: arguments.task[:LISTED_TASK],
+                MEMO_REQUEST: request,
+                MEMO_STARTED: datetime.now(UTC),
+            },
+            static_summary=_summary(arguments),
+            static_details=_details(arguments),
+            rpc_timeout=RPC_TIMEOUT,
+        )
+
+
+def _check_size(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise InputTooLargeError(f"the {what} is {size:,} bytes; at most {limit:,} fit, so nothing was started")
+
+
+def _summary(arguments: RunArguments) -> str:
+    return f"{arguments.spec.name}: {' '.join(arguments.task.split())[:SUMMARY_TASK]}"
+
+
+def _details(arguments: RunArguments) -> str:
+    spec = arguments.spec
+    facts = {
+        "agent": f"{spec.name} {spec.version}",
+        "model": spec.model,
+        "user": arguments.user,
+        "org": arguments.org,
+        "session": arguments.session_id,
+    }
+    lines = [f"- {name}: `{value.replace('`', ' ')}`" for name, value in facts.items() if value]
+    # Indented by four, Markdown shows a text as it is, whatever it holds.
+    task = "\n".join(f"    {line}" for line in arguments.task[:DETAILS_TASK].splitlines())
+    return "\n".join([*lines, "", "Task:", "", task])

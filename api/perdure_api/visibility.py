@@ -1,0 +1,155 @@
+"""Temporal's visibility: queries for runs, their rows, and page tokens. It answers while no worker is running."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
+from temporalio.common import SearchAttributeKey
+
+from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus
+from perdure.errors import InvalidInputError
+from perdure.search_attributes import (
+    AGENT,
+    APPROVALS,
+    COST,
+    MEMO_APPROVALS,
+    MEMO_STARTED,
+    MEMO_TASK,
+    ORG,
+    SESSION,
+    STATUS,
+    STEPS,
+    USER,
+    VERSION,
+)
+from perdure_api.schemas import InboxFilter, RunFilter, RunSummary
+
+_ENDED_FROM_OUTSIDE: Final = {
+    WorkflowExecutionStatus.FAILED: RunStatus.FAILED,
+    WorkflowExecutionStatus.CANCELED: RunStatus.CANCELLED,
+    WorkflowExecutionStatus.TERMINATED: RunStatus.TERMINATED,
+    WorkflowExecutionStatus.TIMED_OUT: RunStatus.TIMED_OUT,
+}
+"""Ends that Temporal knows better than the run, which may not have come to write its own."""
+
+
+def run_query(wanted: RunFilter) -> str:
+    """Return the visibility query for these runs."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
+            "ExecutionStatus != 'ContinuedAsNew'",  # earlier executions of a run that goes on
+            *_equals(
+                {AGENT: wanted.agent, VERSION: wanted.version}
+                | {USER: wanted.user, ORG: wanted.org, SESSION: wanted.session_id}
+            ),
+            *([_has_status(wanted.status)] if wanted.status else []),
+        ]
+    )
+
+
+def inbox_query(wanted: InboxFilter) -> str:
+    """Return the visibility query for open runs that wait for a human."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
+            "ExecutionStatus = 'Running'",
+            f"{APPROVALS.name} IS NOT NULL",
+            *_equals({AGENT: wanted.agent, USER: wanted.user, ORG: wanted.org}),
+        ]
+    )
+
+
+async def summary(execution: WorkflowExecution) -> RunSummary:
+    """Return the run that a row of visibility, or a description, tells of."""
+    attributes = execution.typed_search_attributes
+    return RunSummary(
+        run_id=execution.id,
+        agent=attributes.get(AGENT) or "",
+        version=attributes.get(VERSION) or "",
+        status=status(execution),
+        task=await execution.memo_value(MEMO_TASK, "", type_hint=str),
+        user=attributes.get(USER),
+        org=attributes.get(ORG),
+        session_id=attributes.get(SESSION),
+        started_at=await execution.memo_value(MEMO_STARTED, execution.start_time, type_hint=datetime),
+        ended_at=execution.close_time,
+        steps=attributes.get(STEPS) or 0,
+        cost_usd=Decimal(str(attributes.get(COST) or 0)),
+        waiting_for=tuple(attributes.get(APPROVALS) or ()) if is_open(execution) else (),
+    )
+
+
+def status(execution: WorkflowExecution) -> RunStatus:
+    """Return where a run is: its own word, unless Temporal knows that it is outdated."""
+    if execution.status in _ENDED_FROM_OUTSIDE:
+        return _ENDED_FROM_OUTSIDE[execution.status]
+    said = execution.typed_search_attributes.get(STATUS)
+    known = next((known for known in RunStatus if known == said), None)
+    if is_open(execution):
+        return RunStatus.WAITING if known is RunStatus.WAITING else RunStatus.RUNNING
+    return known if known is not None and known.ended else RunStatus.COMPLETED
+
+
+def is_open(execution: WorkflowExecution) -> bool:
+    """Whether the run goes on, in this execution or in the next one."""
+    return execution.status in (None, WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW)
+
+
+async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
+    """Return what the run last wrote about its approvals."""
+    return await execution.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
+
+
+def encode_token(token: bytes | None) -> str | None:
+    """Write Temporal's page token so that it fits into an address."""
+    return base64.urlsafe_b64encode(token).decode() if token else None
+
+
+def decode_token(token: str | None) -> bytes | None:
+    """Read what `encode_token` wrote.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    if token is None:
+        return None
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInputError(f"{token[:80]!r} is no page token; take next_page_token of the page before") from error
+
+
+def _has_status(wanted: RunStatus) -> str:
+    said = f"{STATUS.name} = {_quoted(wanted)}"
+    match wanted:
+        case RunStatus.RUNNING:
+            waiting = f"{STATUS.name} = {_quoted(RunStatus.WAITING)}"
+            return f"ExecutionStatus = 'Running' AND NOT {waiting}"
+        case RunStatus.WAITING:
+            return f"ExecutionStatus = 'Running' AND {said}"
+        case RunStatus.FAILED:
+            return "ExecutionStatus = 'Failed'"
+        case RunStatus.CANCELLED:
+            return "ExecutionStatus = 'Canceled'"
+        case RunStatus.TERMINATED:
+            return "ExecutionStatus = 'Terminated'"
+        case RunStatus.TIMED_OUT:
+            return f"(ExecutionStatus = 'TimedOut' OR (ExecutionStatus = 'Completed' AND {said}))"
+        case RunStatus.COMPLETED | RunStatus.MAX_STEPS | RunStatus.REJECTED:
+            return f"ExecutionStatus = 'Completed' AND {said}"
+
+
+def _equals(values: dict[SearchAttributeKey[str], str | None]) -> Iterator[str]:
+    return (f"{key.name} = {_quoted(value)}" for key, value in values.items() if value is not None)
+
+
+def _quoted(value: str) -> str:
+    """Write a string of Temporal's list filters, whose escapes are those of MySQL."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
