@@ -58,12 +58,15 @@ class Departure:
     """The step it belongs to, or the last one that the code came to."""
     message: str
     """Temporal's words, or the code's own error."""
+    instead: str = ""
+    """What the code does there, where it calls something: `call_tool for step 7`."""
 
     def __str__(self) -> str:
         event = "" if self.event_id is None else f"event {self.event_id} ({self.event_type})"
         step = "" if self.step is None else f"step {self.step}"
         execution = f"execution {self.execution}" if self.execution else ""
-        return f"{', '.join(filter(None, (execution, event, step))) or 'the start'}: {self.message}"
+        place = ", ".join(filter(None, (execution, event, step))) or "the start"
+        return f"{place}: the code goes on with {self.instead}" if self.instead else f"{place}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -180,12 +183,17 @@ def _departure(history: WorkflowHistory, execution: int, failure: Exception, tra
     found = _MESSAGE.search(str(failure))
     message = _CODE.sub("", found[1].replace('\\"', '"').replace("\\n", "\n") if found else str(failure))
     event = _departed_event(history, message, trace) if isinstance(failure, NondeterminismError) else None
+    if event is None:
+        return Departure(execution=execution, event_id=None, event_type="", step=trace.last_step, message=message)
+    # Temporal's words begin with the kind of the command that the code gave.
+    started = _started_instead(history, event, trace) if message.startswith("Activity") else None
     return Departure(
         execution=execution,
-        event_id=event.event_id if event else None,
-        event_type=_type_name(event) if event else "",
-        step=_step_at(history, event.event_id) if event else trace.last_step,
+        event_id=event.event_id,
+        event_type=_type_name(event),
+        step=_step_of(started) if started else _step_at(history, event.event_id),
         message=message,
+        instead=f"{started.activity} for step {_step_of(started)}" if started else "",
     )
 
 
@@ -198,6 +206,16 @@ def _departed_event(history: WorkflowHistory, message: str, trace: _Trace) -> Hi
         if event.activity_task_scheduled_event_attributes.activity_type.name != started.activity:
             return event
     return None
+
+
+def _started_instead(history: WorkflowHistory, event: HistoryEvent, trace: _Trace) -> StartActivityInput | None:
+    """Return the activity that the code starts where history has this event."""
+    before = sum(
+        earlier.HasField("activity_task_scheduled_event_attributes")
+        for earlier in history.events
+        if earlier.event_id < event.event_id
+    )
+    return trace.started[before] if before < len(trace.started) else None
 
 
 def _step_at(history: WorkflowHistory, event_id: int) -> int | None:

@@ -103,7 +103,8 @@ class Timeline:
         for step in self._log.steps:
             if not step.status.ended:
                 what = call(step.name, step.arguments) if step.kind == "tool" else line(step.name)
-                self._print(step.started_at, step.number, step.status.value, what, f"for {span(now - step.started_at)}")
+                since = step.approvals[-1].asked_at if step.status is StepStatus.WAITING else step.started_at
+                self._print(since, step.number, step.status.value, what, f"for {span(now - since)}")
 
     @property
     def under_way(self) -> str:
@@ -166,7 +167,8 @@ class Timeline:
     def _end(self, event: RunEnded) -> None:
         totals = event.totals
         took = span(event.at - (self._began or event.at))
-        steps = f"{totals.steps} steps: {totals.model_calls} model, {totals.tool_calls} tool"
+        plural = "" if totals.steps == 1 else "s"
+        steps = f"{totals.steps} step{plural}: {totals.model_calls} model, {totals.tool_calls} tool"
         self._row(event, event.status.value, steps, f"{tokens(totals.usage)}  {bill(totals)}  {took}")
         if event.error:
             self._detail(f"{event.error.type}: {event.error.message}")

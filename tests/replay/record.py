@@ -1,0 +1,225 @@
+"""Records the histories that `test_replay` replays: real runs on a real server, with a model scripted in Python.
+
+    python -m tests.replay.record
+
+A released history is never recorded anew: it is what proves that old runs go on under new code. Record another one
+beside it, under a new name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.message import Message as Proto
+from temporalio.api.failure.v1 import Failure
+from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
+from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
+
+from perdure import App
+from perdure.codec import data_converter
+from perdure.contracts import Finish, PendingApproval
+from perdure.history import export, fetch_executions, load
+from perdure.testing import eventually
+from perdure_workers.dev_server import find_temporal, server_arguments
+from tests.harness import (
+    Handle,
+    InProcessModel,
+    agent,
+    answer,
+    in_turns,
+    pending,
+    serving,
+    start,
+    view,
+    wish,
+)
+
+HISTORIES: Final = Path(__file__).parent / "histories"
+IDENTITY: Final = "recorder"
+
+
+def shop() -> App:
+    """An app with a reliable tool, one that needs a second attempt, and one that is lost the first time."""
+    app = App()
+    failed: set[str] = set()
+
+    def fails_first(name: str) -> bool:
+        first = name not in failed
+        failed.add(name)
+        return first
+
+    @app.tool()
+    def find_order(order_id: str) -> dict[str, str]:
+        """Find an order."""
+        return {"order_id": order_id, "total": "59.90", "state": "delivered"}
+
+    @app.tool()
+    def read_policy(page: int) -> str:
+        """Read a page of the refund policy."""
+        if fails_first("read_policy"):
+            raise ConnectionResetError("the wiki does not answer")
+        return "Damaged goods are refunded\nwithin 30 days."
+
+    @app.tool(effect="once")
+    def refund_order(order_id: str, amount: Decimal) -> str:
+        """Pay back."""
+        if fails_first("refund_order"):
+            raise ConnectionResetError("the bank hung up")
+        return f"refunded {amount} of {order_id}"
+
+    app.add(agent(name="support", tools=("find_order", "read_policy", "refund_order")))
+    return app
+
+
+REFUND: Final = wish(("refund_order", {"order_id": "1042", "amount": "59.90"}))
+Recording = Callable[[Client], Awaitable[Handle]]
+
+
+async def everything(client: Client) -> Handle:
+    """A run that meets a retry, a missing tool, approvals, decisions that do not count, and a lost effect."""
+    app = shop()
+    model = InProcessModel(
+        in_turns(
+            wish(
+                ("find_order", {"order_id": "1042"}), ("read_policy", {"page": 1}), ("guess", {}), text="Let me look."
+            ),
+            wish(
+                ("refund_order", {"order_id": "1042", "amount": "59.90"}),
+                ("refund_order", {"order_id": "1042", "amount": "1000"}),
+            ),
+            answer("Your 59.90 are on their way."),
+        )
+    )
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings, task="Order 1042 arrived broken, I want my money back.")
+        small, large = await pending(handle, count=2)
+        await handle.signal("approve", {"approval_id": "nothing-asked", "decided_by": "eve"})
+        await handle.signal("approve", {"approval_id": small.approval_id, "decided_by": "ann", "reason": "fair"})
+        await handle.signal("reject", {"approval_id": large.approval_id, "decided_by": "bob", "reason": "too much"})
+        lost = await eventually(lambda: _outcome_question(handle))
+        await handle.signal("approve", {"approval_id": lost.approval_id, "decided_by": "ann", "outcome": "retry"})
+        await handle.result()
+    return handle
+
+
+async def cancelled(client: Client) -> Handle:
+    """A run that is cancelled while a human is asked."""
+    app = shop()
+    async with serving(client, app, InProcessModel(in_turns(REFUND))) as settings:
+        handle = await start(client, app, settings)
+        await pending(handle)
+        await handle.cancel()
+        with suppress(WorkflowFailureError):
+            await handle.result()
+    return handle
+
+
+async def failed(client: Client) -> Handle:
+    """A run that the model's refusal ends."""
+    app = shop()
+    refusal = answer("I would rather not.", finish=Finish.REFUSAL, detail="against the rules")
+    async with serving(client, app, InProcessModel(in_turns(refusal))) as settings:
+        handle = await start(client, app, settings)
+        with suppress(WorkflowFailureError):
+            await handle.result()
+    return handle
+
+
+async def running(client: Client) -> Handle:
+    """A run that still waits for a human."""
+    app = shop()
+    async with serving(client, app, InProcessModel(in_turns(REFUND))) as settings:
+        handle = await start(client, app, settings)
+        await pending(handle)
+    return handle
+
+
+async def continued(client: Client) -> Handle:
+    """A run over several executions, on a server that asks for a new one every few steps."""
+    app = shop()
+    look = wish(("find_order", {"order_id": "1042"}), text="Once more.")
+    async with serving(client, app, InProcessModel(in_turns(look, look, look, look, answer("Found.")))) as settings:
+        handle = await start(client, app, settings)
+        await handle.result()
+    return handle
+
+
+RECORDINGS: Final[dict[str, Recording]] = {
+    "everything": everything,
+    "cancelled": cancelled,
+    "failed": failed,
+    "running": running,
+    "continued": continued,
+}
+SUGGESTING: Final = (
+    "--dynamic-config-value",
+    "limit.historyCount.suggestContinueAsNew=20",
+    "--dynamic-config-value",
+    'history.continueAsNewMinInterval="10ms"',
+)
+
+
+async def record(names: Sequence[str]) -> None:
+    """Record these, and a departed twin of the first."""
+    for name in names:
+        async with await WorkflowEnvironment.start_time_skipping_v2(
+            ts_config=TimeSkippingConfig(enabled=False),
+            dev_server_existing_path=find_temporal(),
+            dev_server_extra_args=[*server_arguments(time_skipping=True), *(SUGGESTING if name == "continued" else ())],
+            dev_server_log_level="error",
+            data_converter=data_converter(),
+            identity=IDENTITY,
+        ) as env:
+            handle = await RECORDINGS[name](env.client)
+            histories = await fetch_executions(env.client, handle.id)
+        _write(name, histories)
+    if "everything" in names:
+        _write("departed", depart(load((HISTORIES / "everything.json").read_text())))
+
+
+def depart(histories: list[WorkflowHistory]) -> list[WorkflowHistory]:
+    """Turn the rejection of a call into its approval: today's code would make the call, the history does not."""
+    for event in histories[0].events:
+        signal = event.workflow_execution_signaled_event_attributes
+        if signal.signal_name == "reject":
+            signal.signal_name = "approve"
+    return histories
+
+
+async def _outcome_question(handle: Handle) -> PendingApproval:
+    questions = [asked for asked in (await view(handle)).pending_approvals if asked.kind == "outcome"]
+    assert questions
+    return questions[0]
+
+
+def _write(name: str, histories: list[WorkflowHistory]) -> None:
+    for history in histories:
+        for event in history.events:
+            _forget_stack_traces(event)
+    path = HISTORIES / f"{name}.json"
+    path.write_text(export(histories) + "\n")
+    print(f"{path.name}: {sum(len(history.events) for history in histories)} events")
+
+
+def _forget_stack_traces(message: Proto) -> None:
+    """Leave out what tells of the recording machine's directories."""
+    if isinstance(message, Failure):
+        message.stack_trace = ""
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for item in (value,) if isinstance(value, Proto) else value:
+            _forget_stack_traces(item)
+
+
+if __name__ == "__main__":
+    asyncio.run(record(sys.argv[1:] or list(RECORDINGS)))
+    sys.stdout.flush()
+    os._exit(0)  # the SDK may abort while the interpreter goes down
