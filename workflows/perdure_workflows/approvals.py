@@ -16,6 +16,7 @@ from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
+    from temporalio.contrib.pydantic import pydantic_data_converter
 
     from perdure.contracts import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval
     from perdure_workflows.state import ApprovalsState, Verdict
@@ -164,7 +165,7 @@ def _parse(payload: RawValue) -> Decision:
     if payload is NO_PAYLOAD:
         raise ValueError('the signal has no payload; send {"approval_id": …, "decided_by": …}')
     try:
-        content: Any = workflow.payload_converter().from_payload(payload.payload)
+        content: Any = pydantic_data_converter.payload_converter.from_payload(payload.payload)
     except Exception as error:  # a signal's payload can be anything, and so can its converter's complaint
         raise ValueError(f"the payload is not readable: {type(error).__name__}") from error
     if not isinstance(content, dict):
