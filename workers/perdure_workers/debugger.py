@@ -22,7 +22,7 @@ class StepDebugger(pdb.Pdb):
             stdin: Where commands come from; default: the terminal.
             stdout: Where the debugger writes; default: the terminal.
         """
-        super().__init__(stdin=stdin, stdout=stdout)
+        super().__init__(stdin=stdin, stdout=stdout, nosigint=True)
         self.step: Final = step
         self.stopped = False
         """The replay came to the step."""
