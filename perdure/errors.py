@@ -16,6 +16,7 @@ PerdureError
 │   └── IdempotencyKeyReusedError   the key belongs to another request
 ├── HistoryFileError            a file is no exported history
 ├── ServerUnreachableError      the Temporal server does not answer
+├── NoWorkerError               no worker polls the task queue
 └── ProcessError                a process that a command started ended, or never got ready
 ToolError                       raised by a tool, read by the model; deliberately no PerdureError
 """
@@ -88,6 +89,10 @@ class HistoryFileError(PerdureError):
 
 class ServerUnreachableError(PerdureError):
     """The Temporal server does not answer."""
+
+
+class NoWorkerError(PerdureError):
+    """No worker polls the task queue."""
 
 
 class ProcessError(PerdureError):

@@ -21,6 +21,7 @@ from perdure.settings import Settings
 from perdure_api import visibility
 from perdure_api.decisions import Decisions
 from perdure_api.executions import Executions, known_totals
+from perdure_api.pollers import Pollers, count_pollers
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import (
     AgentSummary,
@@ -116,16 +117,17 @@ class Runs:
         Raises:
             InvalidInputError: The page token is none of ours.
         """
+        query = visibility.run_query(wanted)
         rows = self._client.list_workflows(
-            visibility.run_query(wanted),
+            query,
             page_size=min(limit, MAX_PAGE),
-            next_page_token=visibility.decode_token(page_token),
+            next_page_token=visibility.decode_token(page_token, query=query),
             rpc_timeout=RPC_TIMEOUT,
         )
         with temporal_errors():
             await rows.fetch_next_page()
         items = [await visibility.summary(row) for row in rows.current_page or ()]
-        return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token))
+        return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 
     async def cancel(self, run_id: str, *, reason: str = "") -> None:
         """Ask a run to end as cancelled. Asking again changes nothing.
@@ -136,6 +138,14 @@ class Runs:
         """
         await self._executions.describe_open(run_id)
         await self._executions.cancel(run_id, reason=reason)
+
+    async def ended(self, run_id: str) -> bool:
+        """Return whether a run is over.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        return not visibility.is_open(await self._executions.describe(run_id))
 
     async def result(self, run_id: str, *, timeout: timedelta) -> RunDetail:
         """Wait for a run's end, and return the run, ended or not.
@@ -183,13 +193,13 @@ class Runs:
             RunNotFoundError: There is no such run.
             InvalidInputError: `after` is no event's id.
         """
-        _check_event_id(after)
+        check_event_id(after)
         with temporal_errors(run_id=run_id):
             return await history.read_events(self._client, run_id, after=after)
 
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends; raises as `events`."""
-        _check_event_id(after)
+        check_event_id(after)
         with temporal_errors(run_id=run_id):
             async for event in history.follow_events(self._client, run_id, after=after):
                 yield event
@@ -211,6 +221,14 @@ class Runs:
         with temporal_errors(run_id=run_id):
             histories = await history.fetch_executions(self._client, run_id)
         return await asyncio.to_thread(history.export, histories)
+
+    async def pollers(self) -> Pollers:
+        """Return how many workers ask Temporal for this task queue's work.
+
+        Raises:
+            ServerUnreachableError: Temporal does not answer.
+        """
+        return await count_pollers(self._client, self._settings.task_queue)
 
     def agents(self) -> builtins.list[AgentSummary]:
         """Return the app's agents, in order of registration."""
@@ -264,7 +282,12 @@ def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
     )
 
 
-def _check_event_id(text: str | None) -> None:
+def check_event_id(text: str | None) -> None:
+    """Refuse what is no event's id.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
     try:
         if text is not None:
             EventId.parse(text)

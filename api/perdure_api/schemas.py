@@ -12,7 +12,7 @@ from perdure.agent import NAME_PATTERN, Limits
 from perdure.contracts import PendingApproval, RunError, RunStatus, Totals
 from perdure.messages import Frozen
 from perdure.tool import Approval, Effect
-from perdure_api.text import Arguments, JsonValue, Line, Task, Text
+from perdure_api.text import Arguments, JsonValue, Line, SearchKey, Task, Text
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -20,7 +20,13 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 class Request(BaseModel):
     """Something a caller sends: a field nobody knows is a mistake, and told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Answer(Frozen):
+    """Something a caller gets; fields may be added to it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class NewRun(Request):
@@ -31,10 +37,10 @@ class NewRun(Request):
     """Default: the version registered last."""
     task: Task
     """What the agent is to do; at most 512 KiB of UTF-8."""
-    user: Line | None = None
+    user: SearchKey | None = None
     """On whose behalf."""
-    org: Line | None = None
-    session_id: Line | None = None
+    org: SearchKey | None = None
+    session_id: SearchKey | None = None
     """The conversation that it belongs to."""
     limits: Limits = Limits()
     """The fields given replace the agent's; durations are seconds or ISO 8601."""
@@ -42,10 +48,15 @@ class NewRun(Request):
     """Kept with the run; at most 16 KiB."""
 
 
-class StartedRun(Frozen):
-    """A run that is under way."""
+class RunReference(Answer):
+    """A run."""
 
     run_id: str
+
+
+class StartedRun(RunReference):
+    """A run that is under way."""
+
     created: bool
     """False: an earlier request with the same idempotency key had started it."""
 
@@ -56,12 +67,12 @@ class RunFilter(Request):
     agent: Name | None = None
     version: Name | None = None
     status: RunStatus | None = None
-    user: Line | None = None
-    org: Line | None = None
-    session_id: Line | None = None
+    user: SearchKey | None = None
+    org: SearchKey | None = None
+    session_id: SearchKey | None = None
 
 
-class RunSummary(Frozen):
+class RunSummary(Answer):
     """A run in a list, as Temporal's visibility knows it."""
 
     run_id: str
@@ -83,7 +94,7 @@ class RunSummary(Frozen):
     """Ids of the pending approvals."""
 
 
-class RunPage(Frozen):
+class RunPage(Answer):
     """Runs, the newest first."""
 
     items: tuple[RunSummary, ...]
@@ -111,13 +122,15 @@ class InboxFilter(Request):
     """Which approvals to list; a field left out lets every one pass."""
 
     agent: Name | None = None
-    user: Line | None = None
-    org: Line | None = None
+    user: SearchKey | None = None
+    org: SearchKey | None = None
     tool: Line | None = None
 
 
 class InboxApproval(PendingApproval):
     """A pending approval, with the run that asks."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     run_id: str
     agent: str
@@ -146,7 +159,7 @@ class DecisionRequest(Request):
     """For outcome `done`: what the tool returned, as far as known."""
 
 
-class Decided(Frozen):
+class Decided(Answer):
     """What became of a decision."""
 
     run_id: str
@@ -156,7 +169,7 @@ class Decided(Frozen):
     """True: the run has taken it. False: it is stored and waits for a worker."""
 
 
-class AgentTool(Frozen):
+class AgentTool(Answer):
     """A tool of an agent."""
 
     name: str
@@ -166,7 +179,7 @@ class AgentTool(Frozen):
     timeout: timedelta
 
 
-class AgentSummary(Frozen):
+class AgentSummary(Answer):
     """An agent that runs can be started with."""
 
     name: str

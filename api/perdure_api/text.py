@@ -46,6 +46,14 @@ Line = Annotated[
 ]
 """One line without control characters, short enough for a search attribute."""
 
+SearchKey = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255, pattern=r'^[^\x00-\x1f\x7f-\x9f"\\]+$'),
+    AfterValidator(_encodable),
+    AfterValidator(_not_blank),
+]
+"""A line that runs are found by. Temporal's list filters cannot express a double quote or a backslash."""
+
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"), AfterValidator(_encodable)]
 """Text of several lines without other control characters."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
@@ -29,6 +29,8 @@ from perdure.search_attributes import (
     VERSION,
 )
 from perdure_api.schemas import InboxFilter, RunFilter, RunSummary
+
+CHECKSUM_BYTES: Final = 8
 
 _ENDED_FROM_OUTSIDE: Final = {
     WorkflowExecutionStatus.FAILED: RunStatus.FAILED,
@@ -107,23 +109,29 @@ async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
     return await execution.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
 
 
-def encode_token(token: bytes | None) -> str | None:
+def encode_token(token: bytes | None, *, query: str) -> str | None:
     """Write Temporal's page token so that it fits into an address."""
-    return base64.urlsafe_b64encode(token).decode() if token else None
+    return base64.urlsafe_b64encode(_checksum(token, query) + token).decode() if token else None
 
 
-def decode_token(token: str | None) -> bytes | None:
-    """Read what `encode_token` wrote.
+def decode_token(text: str | None, *, query: str) -> bytes | None:
+    """Read what `encode_token` wrote for the same query.
 
     Raises:
-        InvalidInputError: It is something else.
+        InvalidInputError: It is something else. Temporal itself would take ten seconds to refuse it.
     """
-    if token is None:
+    if text is None:
         return None
     try:
-        return base64.b64decode(token, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInputError(f"{token[:80]!r} is no page token; take next_page_token of the page before") from error
+        decoded = base64.b64decode(text, altchars=b"-_", validate=True)
+    except ValueError:
+        decoded = b""
+    checksum, token = decoded[:CHECKSUM_BYTES], decoded[CHECKSUM_BYTES:]
+    if not token or checksum != _checksum(token, query):
+        raise InvalidInputError(
+            f"{text[:80]!r} is no page token of this list; take next_page_token of the page before, with its filters"
+        )
+    return token
 
 
 def _has_status(wanted: RunStatus) -> str:
@@ -150,6 +158,11 @@ def _equals(values: dict[SearchAttributeKey[str], str | None]) -> Iterator[str]:
     return (f"{key.name} = {_quoted(value)}" for key, value in values.items() if value is not None)
 
 
+def _checksum(token: bytes, query: str) -> bytes:
+    return hashlib.sha256(query.encode() + b"\0" + token).digest()[:CHECKSUM_BYTES]
+
+
 def _quoted(value: str) -> str:
-    """Write a string of Temporal's list filters, whose escapes are those of MySQL."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # No double quote and no backslash comes here (`SearchKey`): Temporal reads a literal's escapes as MySQL does, and
+    # then compares with the literal written anew, escapes included.
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,100 @@
+"""The FastAPI application: routes, errors, limits, and the connection to Temporal over its lifetime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, Final
+
+import structlog
+from fastapi import Depends, FastAPI
+from temporalio.client import Client
+
+from perdure.app import App
+from perdure.connection import connect, ensure_search_attributes
+from perdure.errors import PerdureError
+from perdure.settings import Settings
+from perdure_api import problems
+from perdure_api.access import authorise
+from perdure_api.bodies import BodyLimit
+from perdure_api.cors import CodecCors
+from perdure_api.routes import agents, approvals, codec, events, health, runs
+from perdure_api.rpc import temporal_errors
+from perdure_api.runs import Runs
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE: Final = timedelta(seconds=1)
+LONGEST_PAUSE: Final = timedelta(minutes=1)
+
+DESCRIPTION: Final = """\
+Start agent runs, follow them, decide on their approvals. Errors are problems (RFC 9457). Docs: `docs/api.md`.
+"""
+
+
+def create_app(app: App, settings: Settings, *, client: Client | None = None, address: str | None = None) -> FastAPI:
+    """Return the API for an app's runs.
+
+    Args:
+        app: Agents and tools.
+        settings: The API key, the task queue, links.
+        client: A connected client; default: one that connects with the first request that needs it.
+        address: Of the Temporal server, as for `perdure.connection.connect`.
+
+    Raises:
+        ConfigurationError: The app is wrong (see `App.check`).
+    """
+    app.check()
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        connected = client or await connect(settings, address=address, lazy=True)
+        api.state.runs = Runs(connected, app, settings)
+        preparing = asyncio.create_task(_prepare(connected))
+        try:
+            yield
+        finally:
+            preparing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await preparing
+
+    api = _Api(title="Perdure", version=version("perdure"), description=DESCRIPTION, lifespan=lifespan)
+    api.state.settings = settings
+    if client is not None:
+        api.state.runs = Runs(client, app, settings)
+    for noun in (runs, events, approvals, agents):
+        api.include_router(noun.router, prefix="/v1", dependencies=[Depends(authorise)], responses=problems.COMMON)
+    api.include_router(health.router)
+    api.include_router(codec.router)
+    api.add_middleware(BodyLimit)
+    api.add_middleware(CodecCors)
+    problems.install(api)
+    return api
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            self.openapi_schema = problems.declare_media_type(super().openapi())
+        return self.openapi_schema
+
+
+async def _prepare(client: Client) -> None:
+    """Register our search attributes as soon as Temporal answers, so that runs can be started before any worker."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            with temporal_errors():
+                await ensure_search_attributes(client)
+        except PerdureError as error:
+            if pause == FIRST_PAUSE:
+                log.warning("temporal_not_prepared", error=str(error))
+        else:
+            return
+        await asyncio.sleep(pause.total_seconds())
+        pause = min(2 * pause, LONGEST_PAUSE)

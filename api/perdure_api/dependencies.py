@@ -1,0 +1,20 @@
+"""What routes take from the application and from the path."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from perdure_api.runs import Runs
+from perdure_api.text import APPROVAL_ID_PATTERN, RUN_ID_PATTERN
+
+
+def _runs(request: Request) -> Runs:
+    runs: Runs = request.app.state.runs
+    return runs
+
+
+Gateway = Annotated[Runs, Depends(_runs)]
+RunId = Annotated[str, Path(pattern=RUN_ID_PATTERN, description="The run's id, which is Temporal's workflow id.")]
+ApprovalId = Annotated[str, Path(pattern=APPROVAL_ID_PATTERN, description="The approval's id.")]

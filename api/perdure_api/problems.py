@@ -1,0 +1,159 @@
+"""Every error as a problem (RFC 9457): one table of statuses, the handlers, and what OpenAPI says of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from perdure.errors import (
+    ApprovalNotFoundError,
+    ConflictError,
+    InputTooLargeError,
+    InvalidInputError,
+    NoWorkerError,
+    PerdureError,
+    RunNotFoundError,
+    ServerUnreachableError,
+    UnknownAgentError,
+)
+from perdure_api.schemas import Answer
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
+    RunNotFoundError: HTTPStatus.NOT_FOUND,
+    ApprovalNotFoundError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+    InputTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnknownAgentError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ServerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoWorkerError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PerdureError: HTTPStatus.BAD_GATEWAY,
+}
+"""A subclass has its parent's status unless it is named. What is left over is Temporal refusing what it should not."""
+
+
+class FieldProblem(Answer):
+    """One wrong value of a request."""
+
+    field: str
+    """Where it is, as in `body.limits.max_steps`."""
+    message: str
+
+
+class Problem(Answer):
+    """Why a request was not carried out."""
+
+    type: str = Field(examples=["urn:perdure:problem:run-not-found"])
+    """Stable, for programs."""
+    title: str = Field(examples=["No run has that id."])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["no run has the id 'run-7'"])
+    """For people: what is wrong, which value, what would be right."""
+    errors: tuple[FieldProblem, ...] = ()
+    """The values that are wrong, for a request that does not fit its schema."""
+
+
+def problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of these statuses."""
+    return {status.value: {"model": Problem, "description": status.phrase} for status in statuses}
+
+
+COMMON: Final = problems(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""What every route under /v1 may answer."""
+
+WITH_BODY: Final = problems(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+"""What a route that reads a body may answer besides."""
+
+
+def declare_media_type(document: dict[str, Any]) -> dict[str, Any]:
+    """Have an OpenAPI document say that problems are `application/problem+json`, which FastAPI has no option for."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= HTTPStatus.BAD_REQUEST:
+                    response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
+    return document
+
+
+def install(api: FastAPI) -> None:
+    """Have the application answer every error with a problem."""
+    api.exception_handler(PerdureError)(_refused)
+    api.exception_handler(RequestValidationError)(_invalid)
+    api.exception_handler(HTTPException)(_http)
+    api.exception_handler(Exception)(_unexpected)
+
+
+async def _refused(request: Request, error: PerdureError) -> Response:
+    known = next(kind for kind in type(error).__mro__ if kind in STATUSES)
+    status = STATUSES[known]
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("request_refused", path=request.url.path, error=str(error))
+    name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
+    headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    title = (type(error).__doc__ or "").strip()
+    return _response(
+        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)), headers=headers
+    )
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    errors = tuple(
+        FieldProblem(field=".".join(str(place) for place in problem["loc"]), message=problem["msg"])
+        for problem in error.errors()
+    )
+    return _response(
+        Problem(
+            type="urn:perdure:problem:invalid-request",
+            title="The request does not fit its schema.",
+            status=HTTPStatus.UNPROCESSABLE_ENTITY,
+            detail="; ".join(f"{problem.field}: {problem.message}" for problem in errors),
+            errors=errors,
+        )
+    )
+
+
+async def _http(request: Request, error: HTTPException) -> Response:
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path}"
+    return _response(
+        Problem(type="about:blank", title=phrase, status=error.status_code, detail=detail), headers=error.headers
+    )
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    # Whoever serves the application logs the error: Starlette raises it again after this answer.
+    return _response(
+        Problem(
+            type="about:blank",
+            title="Internal Server Error",
+            status=HTTPStatus.INTERNAL_SERVER_ERROR,
+            detail="this is a mistake in the server; its log says more",
+        )
+    )
+
+
+def _response(problem: Problem, *, headers: Mapping[str, str] | None = None) -> Response:
+    # ASCII, as a message may repeat half a surrogate pair out of the request.
+    content = json.dumps(problem.model_dump(exclude_defaults=True))
+    return Response(content, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)

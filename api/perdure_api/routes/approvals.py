@@ -1,0 +1,59 @@
+"""The inbox over all runs, and decisions."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import Field
+
+from perdure_api.dependencies import ApprovalId, Gateway, RunId
+from perdure_api.problems import WITH_BODY, problems
+from perdure_api.schemas import Answer, Decided, DecisionRequest, InboxApproval, InboxFilter
+
+router = APIRouter(tags=["approvals"])
+
+EXAMPLE = {"decision": "approve", "decided_by": "ann", "reason": "the photo shows the damage"}
+
+
+class InboxQuery(InboxFilter):
+    """The query of the inbox."""
+
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class Inbox(Answer):
+    """What waits for a human, the oldest first."""
+
+    items: tuple[InboxApproval, ...]
+
+
+@router.get("/approvals", operation_id="listApprovals", summary="List what waits for a human")
+async def inbox(query: Annotated[InboxQuery, Query()], runs: Gateway) -> Inbox:
+    """List the pending approvals of all runs, the oldest first. This works while no worker is running."""
+    return Inbox(items=tuple(await runs.approvals(query, limit=query.limit)))
+
+
+@router.post(
+    "/runs/{run_id}/approvals/{approval_id}",
+    operation_id="decide",
+    summary="Decide on an approval",
+    responses={
+        **WITH_BODY,
+        **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+        HTTPStatus.OK.value: {"description": "The run has taken the decision."},
+        HTTPStatus.ACCEPTED.value: {"model": Decided, "description": "The decision is stored and waits for a worker."},
+    },
+)
+async def decide(
+    run_id: RunId,
+    approval_id: ApprovalId,
+    request: Annotated[DecisionRequest, Body(examples=[EXAMPLE])],
+    runs: Gateway,
+    response: Response,
+) -> Decided:
+    """Approve or reject a call, or say what became of one whose outcome is unknown."""
+    decided = await runs.decide(run_id, approval_id, request)
+    response.status_code = HTTPStatus.OK if decided.confirmed else HTTPStatus.ACCEPTED
+    return decided

@@ -1,0 +1,79 @@
+"""A run's events: as a list, or as a stream that goes on until the run ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Annotated, Final
+
+import structlog
+from fastapi import APIRouter, Header, Query, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from perdure.errors import PerdureError
+from perdure.events import RunEvent
+from perdure_api.dependencies import Gateway, RunId
+from perdure_api.problems import problems
+from perdure_api.runs import Runs, check_event_id
+from perdure_api.schemas import Answer
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+log = structlog.get_logger(__name__)
+
+STREAM: Final = "text/event-stream"
+PING_SECONDS: Final = 15
+SEND_TIMEOUT_SECONDS: Final = 30
+"""A client that takes nothing for so long has left."""
+RETRY_MILLISECONDS: Final = 1000
+"""When a client whose stream broke is to come back."""
+
+
+class Events(Answer):
+    """Events of a run, in order."""
+
+    items: tuple[RunEvent, ...]
+
+
+@router.get(
+    "/{run_id}/events",
+    operation_id="listEvents",
+    summary="Read or follow a run's events",
+    response_model=Events,
+    responses={
+        **problems(HTTPStatus.NOT_FOUND),
+        HTTPStatus.OK.value: {
+            "description": "The events so far; for `Accept: text/event-stream`, also those to come until the run ends, "
+            "each a message with the event's id, its kind as the event, and its JSON as data.",
+            "content": {STREAM: {"schema": {"type": "string"}}},
+        },
+        HTTPStatus.NO_CONTENT.value: {"description": "The stream is over: the run has no event after that one."},
+    },
+)
+async def read(
+    run_id: RunId,
+    request: Request,
+    runs: Gateway,
+    after: Annotated[str | None, Query(description="An event's id; only later ones are returned.")] = None,
+    last_event_id: Annotated[str | None, Header(description="As `after`, and before it.")] = None,
+) -> Events | Response:
+    """Return a run's events so far, or stream them as they happen, also those before the client came."""
+    seen = last_event_id or after
+    if STREAM not in request.headers.get("accept", ""):
+        return Events(items=tuple(await runs.events(run_id, after=seen)))
+    # Asked before the stream starts, so that an unknown run or id is a problem with a status, not a broken stream.
+    if await runs.ended(run_id) and not await runs.events(run_id, after=seen):
+        return Response(status_code=HTTPStatus.NO_CONTENT)  # by which a browser knows that it need not come back
+    check_event_id(seen)
+    return EventSourceResponse(
+        _messages(runs, run_id, after=seen), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS
+    )
+
+
+async def _messages(runs: Runs, run_id: str, *, after: str | None) -> AsyncIterator[ServerSentEvent]:
+    yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
+    try:
+        async for event in runs.follow(run_id, after=after):
+            yield ServerSentEvent(id=event.id, event=event.kind, data=event.model_dump_json())
+    except PerdureError as error:
+        # The client comes back with the last id it has, here or at another replica.
+        log.warning("event_stream_broke", run_id=run_id, error=str(error))

@@ -1,0 +1,42 @@
+"""Whether this process lives, and whether a run started now would go on. Open to everyone."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import APIRouter
+
+from perdure.errors import NoWorkerError
+from perdure_api.dependencies import Gateway
+from perdure_api.pollers import Pollers
+from perdure_api.problems import problems
+from perdure_api.schemas import Answer
+
+router = APIRouter(tags=["health"])
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz", operation_id="health", summary="Is the process alive?")
+async def health() -> Health:
+    """Answer without asking anyone else."""
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    operation_id="readiness",
+    summary="Would a run go on?",
+    responses=problems(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+async def readiness(runs: Gateway) -> Pollers:
+    """Ask Temporal whether workers poll the task queue."""
+    pollers = await runs.pollers()
+    if not (pollers.workflow and pollers.activity):
+        raise NoWorkerError("Temporal answers, but no worker polls the task queue; start one with 'perdure worker'")
+    return pollers
