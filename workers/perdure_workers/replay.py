@@ -34,6 +34,7 @@ from perdure.errors import HistoryFileError
 from perdure.events import EventId, RunEvent
 from perdure.history import project
 from perdure_workers.debugger import StepDebugger
+from perdure_workers.plain_text import line
 from perdure_workers.sandbox import strict
 from perdure_workflows.agent_run import AgentRun
 
@@ -66,7 +67,7 @@ class Departure:
         step = "" if self.step is None else f"step {self.step}"
         execution = f"execution {self.execution}" if self.execution else ""
         place = ", ".join(filter(None, (execution, event, step))) or "the start"
-        return f"{place}: the code goes on with {self.instead}" if self.instead else f"{place}: {self.message}"
+        return f"{place}: the code goes on with {self.instead}" if self.instead else f"{place}: {line(self.message)}"
 
 
 @dataclass(frozen=True)
