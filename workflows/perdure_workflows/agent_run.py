@@ -74,20 +74,18 @@ class AgentRun:
     async def run(self, arguments: RunArguments) -> RunResult:
         """Run to an end, and say which."""
         del arguments  # taken by __init__, so that signals and queries find a complete run
-        remaining = self._state.deadline - workflow.now()
-        async with asyncio.timeout(None) as deadline:
-            deadline.reschedule(asyncio.get_running_loop().time() + remaining.total_seconds())
-            try:
-                return await self._loop()
-            except (asyncio.CancelledError, ActivityError) as error:
-                if not is_cancelled_exception(error):
-                    raise
-                cancelled = error
-        # Out here a deadline no longer cancels anything, so that the end is written whole.
-        if deadline.expired():
-            return self._stop(RunStatus.TIMED_OUT, why="the run reached its time limit")
-        self._stop(RunStatus.CANCELLED, why="the run was cancelled")
-        raise cancelled
+        loop = asyncio.create_task(self._loop())
+        remaining = max(timedelta(0), self._state.deadline - workflow.now())
+        try:
+            await workflow.wait_condition(loop.done, timeout=remaining, timeout_summary="the run's deadline")
+        except TimeoutError:
+            if await self._interrupt(loop):
+                return self._stop(RunStatus.TIMED_OUT, why="the run reached its time limit")
+        except asyncio.CancelledError:
+            if await self._interrupt(loop):
+                self._stop(RunStatus.CANCELLED, why="the run was cancelled")
+                raise
+        return loop.result()
 
     async def _loop(self) -> RunResult:
         while True:
@@ -104,6 +102,12 @@ class AgentRun:
                     return self._stop(RunStatus.REJECTED, why="the run was stopped by a rejection")
             if workflow.info().is_continue_as_new_suggested():
                 self._continue_as_new()
+
+    async def _interrupt(self, loop: asyncio.Task[RunResult]) -> bool:
+        """Cancel what runs and wait for its end; return False if the run came to an end of its own meanwhile."""
+        loop.cancel()
+        [end] = await asyncio.gather(loop, return_exceptions=True)
+        return isinstance(end, BaseException) and is_cancelled_exception(end)
 
     @workflow.signal(description='{"approval_id": "…", "decided_by": "…"}, and if wanted reason, digest, arguments')
     def approve(self, decision: RawValue = NO_PAYLOAD) -> None:
