@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
-
-
-async def becomes(condition: Callable[[], bool], *, within: float = 15) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(within):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -33,6 +22,11 @@ def descendants(pid: int) -> set[int]:
     while new := {child for child, parent in parents.items() if parent in found | {pid}} - found:
         found |= new
     return found
+
+
+def command(pid: int) -> str:
+    """Return the command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
 
 
 def _stat(pid: int) -> list[str] | None:

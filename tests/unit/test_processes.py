@@ -12,8 +12,9 @@ from datetime import timedelta
 import pytest
 
 from perdure.errors import ProcessError
+from perdure.testing import eventually
 from perdure_workers.processes import ProcessGroup
-from tests.children import alive, becomes
+from tests.children import alive
 
 GRACE = timedelta(seconds=5)
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -81,7 +82,7 @@ async def test_a_child_that_never_gets_ready_is_given_up() -> None:
 
     async with ProcessGroup() as group:
         child = await group.start("slow", python(SLEEP))
-        await becomes(lambda: child.tail == "up")
+        await eventually(lambda: child.tail == "up")
 
         with pytest.raises(ProcessError, match=r"slow is not ready after 0\.2 s; the last it said:\nup"):
             await child.wait_until(never, within=timedelta(seconds=0.2))
@@ -103,7 +104,7 @@ async def test_a_child_that_ignores_the_request_is_killed_after_its_grace() -> N
     """Nothing outlasts its grace."""
     async with ProcessGroup() as group:
         child = await group.start("stubborn", python(STUBBORN))
-        await becomes(lambda: child.tail == "up")
+        await eventually(lambda: child.tail == "up")
 
         code = await child.stop(grace=timedelta(seconds=0.2))
 
@@ -116,10 +117,10 @@ async def test_leaving_the_group_kills_what_children_have_started_themselves() -
 
     async with ProcessGroup() as group:
         child = await group.start("parent", python(f"{code}; import time; time.sleep(60)"))
-        await becomes(lambda: child.tail != "")
+        await eventually(lambda: child.tail != "")
         grandchild = int(child.tail.split()[0])
 
-    await becomes(lambda: not alive(grandchild))
+    await eventually(lambda: not alive(grandchild))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
@@ -128,7 +129,8 @@ async def test_children_die_with_a_parent_that_is_killed_outright() -> None:
     code = f"""
 import asyncio, sys
 from perdure_workers.processes import ProcessGroup
-from tests.children import alive, becomes
+from perdure.testing import eventually
+from tests.children import alive
 
 async def main():
     async with ProcessGroup() as group:
@@ -145,7 +147,7 @@ asyncio.run(main())
     os.kill(parent.pid, signal.SIGKILL)
     await parent.wait()
 
-    await becomes(lambda: not alive(orphan))
+    await eventually(lambda: not alive(orphan))
 
 
 async def test_a_program_that_does_not_exist_is_reported_with_its_path() -> None:

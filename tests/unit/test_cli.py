@@ -1,0 +1,120 @@
+"""The command line as a program: its help, its errors in one line, its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from perdure_workers.ports import LOOPBACK, free_port
+
+HEAVY = ("temporalio", "fastapi", "uvicorn", "anthropic", "openai")
+
+
+def perdure(*arguments: str, folder: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does: as a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "perdure_workers.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+        env={**os.environ, **variables},
+    )
+
+
+def test_version_is_the_distributions() -> None:
+    """`--version` prints the installed version and succeeds."""
+    ended = perdure("--version")
+
+    assert (ended.returncode, ended.stdout) == (0, f"perdure {version('perdure')}\n")
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "runs list --help", "approvals approve --help"])
+def test_help_succeeds_and_imports_nothing_heavy(command: str) -> None:
+    """Help comes at once: no server SDK, web framework or model SDK is loaded for it."""
+    code = (
+        "import sys\n"
+        "from perdure_workers.cli import application\n"
+        "try: application(sys.argv[1:])\n"
+        "except SystemExit as ending: assert ending.code == 0\n"
+        f"loaded = set({HEAVY!r}) & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["nonsense", "runs nonsense", "run", "dev --port 99999", "run a b --nonsense"])
+def test_a_wrong_command_line_exits_with_2(command: str) -> None:
+    """Whatever cannot be understood is a usage error, on standard error."""
+    ended = perdure(*command.split())
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Usage" in ended.stderr
+
+
+def test_an_app_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    """A mistake of the user is a sentence, not a traceback."""
+    ended = perdure("worker", "--app", "no_such_module:app", folder=tmp_path)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("perdure: app 'no_such_module:app': there is no module 'no_such_module'")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_debug_adds_the_traceback(tmp_path: Path) -> None:
+    """At log level debug an error also says where it came from."""
+    ended = perdure("worker", "--app", "no_such_module:app", folder=tmp_path, PERDURE_LOG_LEVEL="debug")
+
+    assert ended.returncode == 2
+    assert "Traceback" in ended.stderr
+
+
+def test_a_wrong_setting_is_named_by_its_variable() -> None:
+    """A setting that cannot work stops the command and is named as the user wrote it."""
+    ended = perdure("worker", PERDURE_TASK_QUEUE="")
+
+    assert ended.returncode == 2
+    assert "PERDURE_TASK_QUEUE" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "runs list",
+        "runs show r1",
+        "runs watch r1",
+        "runs cancel r1",
+        "runs export r1",
+        "approvals list",
+        "approvals approve r1 a1",
+        "approvals reject r1 a1",
+        "replay r1",
+    ],
+)
+def test_without_a_server_every_command_says_so_and_exits_with_2(command: str) -> None:
+    """A server that does not answer is one line that says where it was looked for and how to start one."""
+    address = f"{LOOPBACK}:{free_port()}"
+
+    ended = perdure(*command.split(), "--address", address)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"no Temporal server answers at {address}" in ended.stderr
+    assert "perdure dev" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_leaves_causes_no_traceback() -> None:
+    """`perdure … | head` ends quietly."""
+    command = f"{sys.executable} -m perdure_workers.cli run --help | head -c 1"
+
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+
+    assert (len(ended.stdout), ended.stderr) == (1, "")

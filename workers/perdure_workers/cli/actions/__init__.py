@@ -1,0 +1,1 @@
+"""What the commands do. Nothing here is imported before its command runs."""

@@ -1,0 +1,42 @@
+"""The connection of one command to Temporal, and the run gateway on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio.client import Client
+
+from perdure.app import App
+from perdure.connection import connect
+from perdure.settings import Settings, load_settings
+from perdure_api.rpc import temporal_errors
+from perdure_api.runs import Runs
+
+
+@asynccontextmanager
+async def connected(settings: Settings, *, address: str | None) -> AsyncIterator[Client]:
+    """Yield a client; what the server refuses or cannot do leaves the block as an error of ours.
+
+    Raises:
+        PerdureError: As `temporal_errors`; nothing answers, or no longer.
+    """
+    client = await connect(settings, address=address)
+    with temporal_errors():
+        yield client
+
+
+@asynccontextmanager
+async def gateway(*, address: str | None, app: App | None = None) -> AsyncIterator[Runs]:
+    """Yield the gateway to runs.
+
+    Args:
+        address: The Temporal server.
+        app: Needed to start runs; to look at them and steer them, none is.
+
+    Raises:
+        PerdureError: As `connected`.
+    """
+    settings = load_settings()
+    async with connected(settings, address=address) as client:
+        yield Runs(client, app or App(), settings)

@@ -1,0 +1,137 @@
+"""`perdure runs list`, `show` and `cancel`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+
+from perdure.contracts import RunStatus
+from perdure.errors import InvalidInputError
+from perdure.history import read_events
+from perdure.settings import load_settings
+from perdure_api.runs import Runs
+from perdure_api.schemas import RunDetail, RunFilter, RunSummary
+from perdure_workers import timeline
+from perdure_workers.cli.actions.approvals import print_pending
+from perdure_workers.cli.actions.connection import connected, gateway
+from perdure_workers.cli.actions.output import console, print_json
+from perdure_workers.plain_text import line, money, span
+
+_STATUS = 2
+_RIGHT = (3, 4, 5)
+"""Columns of the list: the status, and those that are numbers."""
+
+
+async def list_runs(
+    *,
+    agent: str | None,
+    status: str | None,
+    user: str | None,
+    org: str | None,
+    session: str | None,
+    limit: int,
+    as_json: bool,
+    address: str | None,
+) -> None:
+    """Print the newest runs that pass the filter."""
+    try:
+        wanted = RunFilter.model_validate(
+            {"agent": agent, "status": status, "user": user, "org": org, "session_id": session}
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InvalidInputError(f"--{problem['loc'][0]} {problem['input']!r}: {problem['msg']}") from error
+    async with gateway(address=address) as runs:
+        found = await _newest(runs, wanted, limit)
+    if as_json:
+        print_json(found)
+    elif found:
+        _print_table(found, console())
+    elif wanted == RunFilter():
+        console().print('no runs yet; start one with: perdure run AGENT "TASK"')
+    else:
+        console().print("no run passes this filter")
+
+
+async def show_run(run_id: str, *, as_json: bool, address: str | None) -> None:
+    """Print a run as far as it went."""
+    settings = load_settings()
+    async with gateway(address=address) as runs:
+        detail = await runs.get(run_id)
+    if as_json:
+        print_json(detail)
+        return
+    async with connected(settings, address=address) as client:
+        events = await read_events(client, run_id)
+    out = console()
+    timeline.show(events, out, now=datetime.now(UTC))
+    _print_state(detail, out)
+
+
+async def cancel_run(run_id: str, *, reason: str, address: str | None) -> None:
+    """Ask a run to end as cancelled."""
+    async with gateway(address=address) as runs:
+        await runs.cancel(run_id, reason=reason)
+    console().print(f"asked run {run_id} to cancel", soft_wrap=True)
+
+
+async def _newest(runs: Runs, wanted: RunFilter, limit: int) -> list[RunSummary]:
+    found: list[RunSummary] = []
+    token: str | None = None
+    while True:
+        page = await runs.list(wanted, limit=min(limit - len(found), 100), page_token=token)
+        found += page.items
+        token = page.next_page_token
+        if token is None or len(found) >= limit:
+            return found
+
+
+def _print_table(runs: list[RunSummary], out: Console) -> None:
+    """Print one line for each run, on a terminal cut at its width, and whole elsewhere."""
+    now = datetime.now(UTC)
+    rows = [("run", "agent", "status", "steps", "cost", "age", "task")]
+    rows += [
+        (
+            run.run_id,
+            line(run.agent),
+            run.status.value,
+            str(run.steps),
+            money(run.cost_usd),
+            f"{span(now - run.started_at)}",
+            line(run.task),
+        )
+        for run in runs
+    ]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for place, row in enumerate(rows):
+        text = Text(no_wrap=True, style="" if place else "dim")
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            padded = cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+            style = _style(runs[place - 1].status) if place and column == _STATUS else ""
+            text.append(padded + "  ", style=style)
+        text.rstrip()
+        out.print(text, no_wrap=True, overflow="ellipsis", soft_wrap=not out.is_terminal)
+
+
+def _style(status: RunStatus) -> str:
+    match status:
+        case RunStatus.COMPLETED:
+            return "green"
+        case RunStatus.RUNNING:
+            return "cyan"
+        case RunStatus.WAITING:
+            return "bold yellow"
+    return "red"
+
+
+def _print_state(detail: RunDetail, out: Console) -> None:
+    if detail.pending_approvals:
+        out.print()
+        print_pending([(detail.run_id, approval) for approval in detail.pending_approvals], out)
+    if not detail.status.ended and not detail.live:
+        out.print("no worker answers; this is what Temporal has stored", style="yellow")
+    if detail.ui_url:
+        out.print(Text(f"\nTemporal Web UI  {detail.ui_url}", style="dim"), soft_wrap=True)

@@ -1,0 +1,105 @@
+"""`perdure run`: start a run, and wait for it if asked to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from perdure.errors import InvalidInputError
+from perdure.settings import load_settings
+from perdure_api.runs import Runs
+from perdure_api.schemas import NewRun, StartedRun
+from perdure_workers.cli.actions.connection import connected
+from perdure_workers.cli.actions.following import wait_for
+from perdure_workers.cli.actions.output import console, print_json
+from perdure_workers.cli.ending import ExitCode
+from perdure_workers.loading import load_here
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command line asks for, as it was typed."""
+
+    agent: str
+    """`NAME` or `NAME@VERSION`."""
+    task: str
+    """`-` is standard input."""
+    key: str | None
+    session: str | None
+    user: str | None
+    org: str | None
+    limits: tuple[str, ...]
+    """`NAME=VALUE` each, as `metadata`."""
+    metadata: tuple[str, ...]
+
+
+async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, address: str | None) -> ExitCode | None:
+    """Start a run and print its id; with `wait`, follow it to its end.
+
+    Raises:
+        InvalidInputError: Something was typed that cannot be.
+        PerdureError: The app does not load, the agent is unknown, or no server answers.
+    """
+    new = _new_run(order)
+    settings = load_settings(app=app)
+    loaded = load_here(settings)
+    async with connected(settings, address=address) as client:
+        started = await Runs(client, loaded, settings).start(new, idempotency_key=order.key)
+        if not wait:
+            _print_started(started, as_json=as_json)
+            return None
+        console(stderr=True).print(f"run {started.run_id}", soft_wrap=True)
+        return await wait_for(client, started.run_id, as_json=as_json)
+
+
+def _new_run(order: Order) -> NewRun:
+    name, _, version = order.agent.partition("@")
+    try:
+        return NewRun.model_validate(
+            {
+                "agent": name,
+                "version": version or None,
+                "task": sys.stdin.read() if order.task == "-" else order.task,
+                "user": order.user,
+                "org": order.org,
+                "session_id": order.session,
+                "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
+                "metadata": dict(_pairs("--metadata", order.metadata)),
+            }
+        )
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(place) for place in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise InvalidInputError(f"this cannot be started: {problems}") from error
+
+
+def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+    pairs = [(name.strip(), value) for name, _, value in (text.partition("=") for text in texts)]
+    for text, (name, value) in zip(texts, pairs, strict=True):
+        if not name or not value:
+            raise InvalidInputError(f"{option} {text!r}: write NAME=VALUE")
+    return pairs
+
+
+def _number(text: str) -> str | int | float:
+    """Return a number where one was written, as durations are seconds or ISO 8601."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _print_started(started: StartedRun, *, as_json: bool) -> None:
+    if as_json:
+        print_json(started)
+        return
+    sys.stdout.write(f"{started.run_id}\n")
+    if not started.created:
+        console(stderr=True).print("this key has started that run before; nothing new was started", soft_wrap=True)

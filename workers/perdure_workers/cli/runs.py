@@ -1,0 +1,143 @@
+"""Declares `run`, which starts a run, and `runs …`, which look at runs and steer them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perdure_workers.cli.ending import execute
+from perdure_workers.cli.options import AddressOption, AppOption, JsonOption, RunArgument
+
+starting = typer.Typer()
+runs = typer.Typer(no_args_is_help=True, help="Look at runs and steer them.")
+
+
+@starting.command(rich_help_panel="Start")
+def run(
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", help="The agent's name, or NAME@VERSION.", show_default=False)
+    ],
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="What it is to do; '-' reads it from standard input.", show_default=False),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="The same key again starts nothing new.", show_default=False
+        ),
+    ] = None,
+    session: Annotated[str | None, typer.Option(help="The session it belongs to.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="On whose behalf.", show_default=False)] = None,
+    org: Annotated[str | None, typer.Option(help="Whose organisation.", show_default=False)] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Replace a limit of the agent, as in max_steps=5 or run_timeout=90 (seconds). Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Kept with the run. Repeatable.", show_default=False),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress, then the result; exit by how it ended.")] = False,
+    as_json: JsonOption = False,
+    app: AppOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Start a run of an agent and print its id."""
+    from perdure_workers.cli.actions.start import Order, start
+
+    order = Order(
+        agent=agent,
+        task=task,
+        key=key,
+        session=session,
+        user=user,
+        org=org,
+        limits=tuple(limit or ()),
+        metadata=tuple(metadata or ()),
+    )
+    execute(start(order, wait=wait, as_json=as_json, app=app, address=address))
+
+
+@runs.command("list")
+def list_runs(
+    agent: Annotated[str | None, typer.Option(help="Only runs of this agent.", show_default=False)] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            help="Only runs that are running, waiting, completed, failed, cancelled, timed_out, max_steps, rejected or "
+            "terminated.",
+            show_default=False,
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Only runs of this user.", show_default=False)] = None,
+    org: Annotated[str | None, typer.Option(help="Only runs of this organisation.", show_default=False)] = None,
+    session: Annotated[str | None, typer.Option(help="Only runs of this session.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """List runs, the newest first."""
+    from perdure_workers.cli.actions.runs import list_runs
+
+    execute(
+        list_runs(
+            agent=agent,
+            status=status,
+            user=user,
+            org=org,
+            session=session,
+            limit=limit,
+            as_json=as_json,
+            address=address,
+        )
+    )
+
+
+@runs.command()
+def show(run_id: RunArgument, as_json: JsonOption = False, address: AddressOption = None) -> None:
+    """Show a run: its state, its steps, what it waits for, its result."""
+    from perdure_workers.cli.actions.runs import show_run
+
+    execute(show_run(run_id, as_json=as_json, address=address))
+
+
+@runs.command()
+def watch(run_id: RunArgument, as_json: JsonOption = False, address: AddressOption = None) -> None:
+    """Follow a run's timeline until it ends; exit by how it ended."""
+    from perdure_workers.cli.actions.following import watch_run
+
+    execute(watch_run(run_id, as_json=as_json, address=address))
+
+
+@runs.command()
+def cancel(
+    run_id: RunArgument,
+    reason: Annotated[str, typer.Option(help="Kept in the run's history.", show_default=False)] = "",
+    address: AddressOption = None,
+) -> None:
+    """Ask a run to end as cancelled."""
+    from perdure_workers.cli.actions.runs import cancel_run
+
+    execute(cancel_run(run_id, reason=reason, address=address))
+
+
+@runs.command()
+def export(
+    run_id: RunArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write here; default: standard output.", show_default=False),
+    ] = None,
+    address: AddressOption = None,
+) -> None:
+    """Write a run's history as JSON, for `perdure replay` and as a test case."""
+    from perdure_workers.cli.actions.following import export_run
+
+    execute(export_run(run_id, output=output, address=address))
