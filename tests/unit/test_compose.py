@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 import yaml
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from perdure import Agent, App
 from perdure.settings import Settings, load_settings
+from perdure_api.application import create_app
 from perdure_workers.dev_server import DYNAMIC_CONFIG
 from perdure_workers.ports import free_port
 
@@ -214,6 +217,23 @@ def test_addresses_agree(services: dict[str, Service]) -> None:
     assert ui["environment"]["TEMPORAL_UI_PORT"] == str(ui_port["target"])
     assert urlsplit(api["environment"]["PERDURE_UI_URL"]).port == int(ui_port["published"])
     assert urlsplit(ui["environment"]["TEMPORAL_CODEC_ENDPOINT"]).port == int(api_port["published"])
+
+
+async def test_the_api_serves_what_others_are_told_to_call(services: dict[str, Service]) -> None:
+    """The API answers the health check of its container, and the address where the Web UI has payloads decoded."""
+    health = re.search(r"http://[^']+", services["api"]["healthcheck"]["test"][-1])
+    codec = services["temporal-ui"]["environment"]["TEMPORAL_CODEC_ENDPOINT"]
+    assert health
+    app = App()
+    app.add(Agent(name="any", version="1", model="anthropic:any", instructions="Help."))
+    api = create_app(app, Settings())
+
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(api), base_url="http://api") as caller:
+        healthy = await caller.get(urlsplit(health[0]).path)
+        decoded = await caller.post(f"{urlsplit(codec).path}/decode", json={"payloads": []})
+
+    assert healthy.status_code == 200
+    assert decoded.status_code == 200
 
 
 def test_only_temporal_reaches_the_database(services: dict[str, Service]) -> None:

@@ -15,11 +15,12 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("exa
 
 
 def code_in(document: Path) -> list[str]:
-    """Return what a document shows as code: inline, and the lines of its blocks."""
+    """Return what a document shows as code, but for imports: inline, and the lines of its blocks."""
     text = document.read_text()
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    return [*inline, *(line for block in blocks for line in block.splitlines())]
+    shown = [*inline, *(line for block in blocks for line in block.splitlines())]
+    return [line for line in shown if not line.strip().startswith(("from ", "import "))]
 
 
 def command_names() -> set[str]:

@@ -118,11 +118,11 @@ def test_locked_packages_have_a_version_and_hashes(lock: str) -> None:
 
 
 def test_the_lock_is_up_to_date() -> None:
-    """Each dependency of core, extra and development group is locked at a version that it allows."""
+    """Each dependency of core, extras and development group is locked at a version that it allows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     declared = [
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["dev"],
+        *(entry for extra in project["project"]["optional-dependencies"].values() for entry in extra),
         *project["dependency-groups"]["dev"],
     ]
     versions = {name: re.split(r"==|[ ;]", lines[0])[1] for name, lines in requirements("requirements.lock").items()}
