@@ -10,7 +10,7 @@ from typing import Final
 import httpx2
 
 from perdure.errors import PerdureError
-from perdure.events import RUN_EVENT, RunEvent
+from perdure.events import RUN_EVENT, RunEnded, RunEvent
 from perdure.messages import JsonObject
 from perdure.settings import Settings
 
@@ -30,16 +30,21 @@ class Caller:
         return str(run_id)
 
     async def events(self, run_id: str) -> AsyncIterator[RunEvent]:
-        """Iterate over a run's events until it ends."""
+        """Iterate over a run's events until it ends; a stream that breaks off is taken up where it was."""
         headers = {"Accept": "text/event-stream"}
-        url = f"/v1/runs/{run_id}/events"
-        async with self._client.stream("GET", url, headers=headers, timeout=None) as answer:
-            if answer.status_code != httpx2.codes.OK:
-                await answer.aread()
-                _content(answer)
-            async for message in httpx2.EventSource(answer):
-                if message.data:
-                    yield RUN_EVENT.validate_json(message.data)
+        while True:
+            async with self._client.stream("GET", f"/v1/runs/{run_id}/events", headers=headers, timeout=None) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    _content(answer)
+                async for message in httpx2.EventSource(answer):
+                    if not message.data:
+                        continue
+                    event = RUN_EVENT.validate_json(message.data)
+                    headers["Last-Event-ID"] = event.id
+                    yield event
+                    if isinstance(event, RunEnded):
+                        return
 
     async def decide(self, run_id: str, approval_id: str, *, approve: bool, by: str, reason: str) -> None:
         """Approve or reject a call."""

@@ -30,6 +30,8 @@ from perdure_workers.timeline import Timeline
 FOLDER: Final = Path(".perdure") / "demo"
 CUSTOMER: Final = "ann@example.com"
 TASK: Final = f"I am {CUSTOMER}. My espresso machine, order A-1001, arrived broken. Please refund it."
+PATIENCE: Final = timedelta(minutes=2)
+"""Between two events of the run."""
 PAID_WITHIN: Final = timedelta(seconds=30)
 
 
@@ -88,7 +90,8 @@ class _Story:
 
     async def _followed(self) -> AsyncIterator[RunEvent]:
         timeline = Timeline(self._console)
-        async for event in self._client.events(self.run_id):
+        events = self._client.events(self.run_id)
+        while event := await self._next(events):
             timeline.add(event)
             yield event
             if isinstance(event, ApprovalAsked):
@@ -96,6 +99,16 @@ class _Story:
             elif isinstance(event, ApprovalChanged) and event.kind == "approval.approved" and not self._crashed:
                 self._crashed = True
                 await self._crash()
+
+    async def _next(self, events: AsyncIterator[RunEvent]) -> RunEvent | None:
+        try:
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                return await anext(events, None)
+        except TimeoutError as error:
+            raise ProcessError(
+                f"nothing happened in the run for {PATIENCE.total_seconds():g} s; the last its worker said:\n"
+                f"{self._stage.worker.tail}"
+            ) from error
 
     async def _decide(self, asked: ApprovalAsked) -> None:
         if asked.question == "outcome":
@@ -161,11 +174,12 @@ def _verdict(console: Console, promises: list[Promise], seconds: float) -> None:
 def _next_steps(console: Console, stage: Stage, run_id: str) -> None:
     database = FOLDER / stage.server.db_file.name if stage.server.db_file else FOLDER
     console.print("\nWhat next:")
+    key = "; needs a model's key" if stage.model.scripted else ""
     for command, why in (
         (f"perdure dev --db-file {database}", "serve this demo's state again, and the app"),
         (f"perdure runs show {run_id}", "look at the run"),
         (f"perdure runs export {run_id} -o run.json", "take its history with you"),
         ("perdure replay run.json", "run the workflow's code against it, without any server"),
-        (f'perdure run {stage.model.agent} "…"', "start your own"),
+        (f'perdure run {stage.model.agent} "…"', f"start your own{key}"),
     ):
         console.print(Text(f"  {command}", style="cyan").append(f"  {why}", style="dim"), soft_wrap=True)
