@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 from temporalio import activity
@@ -17,26 +17,27 @@ class Pulse:
 
     def __init__(self) -> None:
         self._details: tuple[object, ...] = ()
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(INTERVAL.total_seconds(), self._beat)
 
     def note(self, *details: object) -> None:
         """Have the next beats carry these details; the Web UI shows them."""
         self._details = details
 
-    async def beat(self) -> None:
-        """Beat until cancelled. A call shorter than the interval costs no beat at all."""
-        while True:
-            await asyncio.sleep(INTERVAL.total_seconds())
-            activity.heartbeat(*self._details)
+    def end(self) -> None:
+        """Beat no more."""
+        self._next.cancel()
+
+    def _beat(self) -> None:
+        self._next = self._loop.call_later(INTERVAL.total_seconds(), self._beat)
+        activity.heartbeat(*self._details)
 
 
-@contextlib.asynccontextmanager
-async def heartbeats() -> AsyncIterator[Pulse]:
-    """Beat once a second for as long as the block runs."""
+@contextlib.contextmanager
+def heartbeats() -> Iterator[Pulse]:
+    """Beat once a second for as long as the block runs; one that is shorter costs no beat, and no task."""
     pulse = Pulse()
-    task = asyncio.create_task(pulse.beat())
     try:
         yield pulse
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        pulse.end()

@@ -61,7 +61,7 @@ class ModelActivities:
         """Have the model answer the transcript."""
         info = activity.info()
         run_id, execution_id = info.workflow_id or "", info.workflow_run_id or ""
-        async with heartbeats() as pulse:
+        with heartbeats() as pulse:
             spec = await self._spec(call, run_id=run_id, execution_id=execution_id)
             provider = provider_for(spec.provider, self._providers)
             conversation = await self._transcripts.take(

@@ -44,7 +44,7 @@ class ToolActivities:
             arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
             return self._outcome(call, explain(error, call.tool), is_error=True)
-        async with heartbeats() as pulse:
+        with heartbeats() as pulse:
             try:
                 async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
                     result = await _invoke(tool, tool.function, arguments, call, pulse)
@@ -72,8 +72,9 @@ class ToolActivities:
         tool = self._tool(call)
         if tool.reconcile is None:
             raise ApplicationError(f"{call.tool} has no reconcile probe here", type="probe_missing", non_retryable=True)
-        async with heartbeats() as pulse, asyncio.timeout(call.timeout.total_seconds()):
-            found = await _invoke(tool, tool.reconcile, read_arguments(tool, call.arguments), call, pulse)
+        with heartbeats() as pulse:
+            async with asyncio.timeout(call.timeout.total_seconds()):
+                found = await _invoke(tool, tool.reconcile, read_arguments(tool, call.arguments), call, pulse)
         if isinstance(found, NotDone):
             return Reconciliation(done=False)
         return Reconciliation(done=True, outcome=self._outcome(call, write_result(found), is_error=False))
