@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -57,7 +58,7 @@ class Agent(BaseModel):
     """`provider:model`; the providers are `anthropic`, `openai` (Responses) and `openai-chat` (Chat Completions)."""
     instructions: str = ""
     """The system prompt."""
-    tools: tuple[str, ...] = ()
+    tools: Annotated[Sequence[str], AfterValidator(tuple)] = ()
     """Names of the app's tools."""
     limits: Limits = Limits()
     max_output_tokens: int = Field(default=8192, ge=1)

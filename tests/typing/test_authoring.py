@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import assert_type
@@ -39,10 +39,10 @@ def test_decorated_functions_keep_their_types() -> None:
 
 def test_agents_and_limits_are_typed() -> None:
     """Fields have the types that the guide says."""
-    agent = app.add(Agent(name="payer", model="anthropic:claude-sonnet-5-5", tools=("pay", "look"), limits=Limits()))
+    agent = app.add(Agent(name="payer", model="anthropic:claude-sonnet-5-5", tools=["pay", "look"], limits=Limits()))
 
     assert_type(agent, Agent)
-    assert_type(agent.tools, tuple[str, ...])
+    assert_type(agent.tools, Sequence[str])
     assert_type(agent.limits.run_timeout, timedelta)
     assert_type(agent.limits.approval_timeout, timedelta | None)
     assert_type(app.resolve(agent), AgentSpec)
