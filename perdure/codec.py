@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from temporalio.api.common.v1 import Payload
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.converter import DataConverter, PayloadCodec
+from temporalio.contrib.pydantic import PydanticPayloadConverter
+from temporalio.converter import DataConverter, DefaultPayloadConverter, PayloadCodec
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -64,6 +64,16 @@ def _decode(payload: Payload) -> Payload:
     return Payload.FromString(data)
 
 
-def data_converter(*, compress_above: int = DEFAULT_THRESHOLD) -> DataConverter:
-    """Return the converter of every Perdure client, worker and replayer: Pydantic JSON, large payloads compressed."""
-    return replace(pydantic_data_converter, payload_codec=ZstdCodec(compress_above))
+def data_converter(existing: DataConverter | None = None, *, compress_above: int = DEFAULT_THRESHOLD) -> DataConverter:
+    """Return a converter that speaks Pydantic JSON and compresses large payloads.
+
+    Args:
+        existing: A converter to complete; a payload converter or codec that its owner chose (say, encryption) stays.
+        compress_above: Bytes; 0 never compresses.
+    """
+    converter = existing or DataConverter.default
+    if converter.payload_converter_class is DefaultPayloadConverter:
+        converter = replace(converter, payload_converter_class=PydanticPayloadConverter)
+    if converter.payload_codec is None:
+        converter = replace(converter, payload_codec=ZstdCodec(compress_above))
+    return converter

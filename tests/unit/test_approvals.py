@@ -144,3 +144,16 @@ def test_what_the_run_takes_back_is_on_record() -> None:
         ApprovalRecord(kind="asked", at=NOW, approval_id="c1", tool="pay"),
         ApprovalRecord(kind="withdrawn", at=NOW, approval_id="c1", tool="pay"),
     )
+
+
+def test_large_arguments_do_not_fill_the_memo() -> None:
+    """The memo shows the beginning; the run itself keeps all of it."""
+    large = question("c1").model_copy(update={"arguments": {"text": "x" * 100_000}})
+    approvals = asked(large)
+
+    memo = approvals.publish()
+
+    assert len(memo.model_dump_json()) < 10_000
+    assert memo.pending[0].arguments["abridged"].startswith('{"text": "xxx')
+    assert memo.pending[0].digest == large.digest
+    assert approvals.pending == (large,)

@@ -6,13 +6,16 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
+from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import WorkerConfig
 
 from perdure.app import App
 from perdure.codec import data_converter
+from perdure.errors import ConfigurationError
 from perdure.settings import Settings
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
@@ -58,7 +61,7 @@ class Perdure(SimplePlugin):
         tools = ToolActivities(app, transcripts=self.transcripts, worker=worker)
         super().__init__(
             "perdure",
-            data_converter=data_converter(compress_above=settings.compress_above_bytes),
+            data_converter=partial(data_converter, compress_above=settings.compress_above_bytes),
             workflows=[AgentRun],
             activities=[
                 model.call_model,
@@ -73,12 +76,21 @@ class Perdure(SimplePlugin):
         )
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
-        """Add the runtime to a worker, with the timings that recovery depends on."""
+        """Add the runtime to a worker, with the timings that recovery depends on.
+
+        Raises:
+            ConfigurationError: The worker's client does not speak Pydantic JSON.
+        """
         config = super().configure_worker(config)
+        converter = config["client"].config(active_config=True)["data_converter"]
+        if not issubclass(converter.payload_converter_class, PydanticPayloadConverter):
+            raise ConfigurationError(
+                f"the client converts payloads by {converter.payload_converter_class.__name__}; give it this plugin "
+                "too, Client.connect(…, plugins=[Perdure(app)]), or a PydanticPayloadConverter"
+            )
         config["sticky_queue_schedule_to_start_timeout"] = STICKY_TIMEOUT
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_INTERVAL
         config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES
-        converter = config["client"].config()["data_converter"]
         config["workflow_runner"] = without_contexts(config["workflow_runner"], converter)
         return config
 

@@ -18,12 +18,14 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
     from temporalio.contrib.pydantic import pydantic_data_converter
 
-    from perdure.contracts import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval
+    from perdure.contracts import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval, cut
     from perdure_workflows.state import ApprovalsState, Verdict
 
 NO_PAYLOAD = RawValue(Payload())
 """What a signal sent without any payload is taken to bring."""
 MAX_RECORDS = 100
+MAX_SHOWN = 8 * 1024
+"""Bytes of a pending call's arguments that the memo shows; lists and inboxes carry it with every run."""
 MAX_QUOTED = 200
 """Characters of a sender's text that a record repeats."""
 
@@ -100,7 +102,8 @@ class Approvals:
 
     def publish(self) -> ApprovalsMemo:
         """Return what the memo should say, and regard it as said."""
-        memo = ApprovalsMemo(pending=self.pending, changes=tuple(self._state.unpublished))
+        pending = tuple(_abridged(approval) for approval in self.pending)
+        memo = ApprovalsMemo(pending=pending, changes=tuple(self._state.unpublished))
         self._state.unpublished.clear()
         return memo
 
@@ -159,6 +162,14 @@ class Approvals:
         # A flood of signals must fill neither the memo nor what continue-as-new carries.
         del self._state.records[:-MAX_RECORDS]
         del self._state.unpublished[:-MAX_RECORDS]
+
+
+def _abridged(approval: PendingApproval) -> PendingApproval:
+    """Cut arguments that are too large for a memo; the query `view` has them whole, and the digest is of them whole."""
+    text = json.dumps(approval.arguments, ensure_ascii=False)
+    if len(text) <= MAX_SHOWN:
+        return approval
+    return approval.model_copy(update={"arguments": {"abridged": cut(text, MAX_SHOWN)}})
 
 
 def _parse(payload: RawValue) -> Decision:
