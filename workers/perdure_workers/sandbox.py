@@ -30,7 +30,8 @@ def without_contexts(runner: WorkflowRunner, converter: DataConverter) -> Workfl
 
     The SDK enters the sandbox some twenty times a turn for that, a quarter of the worker's CPU.
     """
-    asks = isinstance(converter.payload_codec, WithSerializationContext) or converter.external_storage is not None
+    codec: object = converter.payload_codec
+    asks = isinstance(codec, WithSerializationContext) or converter.external_storage is not None
     if asks or type(runner) is not SandboxedWorkflowRunner:
         return runner
     return _ContextFreeRunner(restrictions=runner.restrictions, runner_class=runner.runner_class)
