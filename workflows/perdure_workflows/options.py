@@ -20,6 +20,8 @@ TIMEOUT_MARGIN = timedelta(seconds=5)
 """Added to what the activity enforces itself, with a better message, before the server steps in."""
 MODEL_ATTEMPTS = 10
 RUNTIME_ATTEMPTS = 10
+LOST_ATTEMPTS = 5
+"""Attempts at a repeatable tool that may be lost with their workers, beside those that its author lets it fail."""
 CHECK_TIMEOUT = timedelta(seconds=10)
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
 
@@ -55,7 +57,8 @@ def model_options(spec: AgentSpec, limits: Limits, *, step: int) -> ActivityOpti
 
 def tool_options(tool: ToolSpec, call: Call) -> ActivityOptions:
     """For one tool call: repeatable tools are retried, a `once` tool gets one attempt."""
-    attempts = tool.max_attempts if tool.effect.repeatable else 1
+    # The activity itself counts the tool's own failures against max_attempts, and makes the last one its answer.
+    attempts = tool.max_attempts + LOST_ATTEMPTS if tool.effect.repeatable else 1
     approved = f" (approved by {call.approved_by})" if call.approved_by else ""
     return _options(
         timeout=tool.timeout + TIMEOUT_MARGIN,
