@@ -24,6 +24,8 @@ MAX_TASK_BYTES: Final = 512 * 1024
 """The largest task a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
 """The largest model reply that is taken into a history."""
+STILL_RUNNING: Final = "still_running"
+"""Error type of `call_tool` when a plain function's time is over and its thread, which nothing can stop, goes on."""
 CUT_MARKER: Final = "\n[… cut by Perdure: {dropped:,} of {total:,} bytes left out …]"
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 from pydantic import BaseModel, ValidationError
@@ -17,7 +19,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from perdure.app import App
-from perdure.contracts import CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
+from perdure.contracts import STILL_RUNNING, CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
 from perdure.errors import ToolError
 from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
@@ -25,7 +27,13 @@ from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.transcripts import Transcripts
 
 MAX_ERROR_BYTES = 4096
+OVERTIME = timedelta(seconds=4)
+"""How long a plain function may take to end once it was told to; less than what the server adds to the timeout."""
 log = structlog.get_logger(__name__)
+
+
+class _StillRunningError(Exception):
+    """A plain function's time is over, and its thread goes on."""
 
 
 class ToolActivities:
@@ -52,7 +60,8 @@ class ToolActivities:
                 return self._failed(call, error.message, retry=error.retry, kind="tool_error")
             except Exception as error:  # user code may raise anything
                 if deadline.expired():
-                    return self._broke(call, f"it took longer than {call.timeout.total_seconds():g} s", error)
+                    running = " and is still running" if isinstance(error, _StillRunningError) else ""
+                    return self._broke(call, f"it took longer than {call.timeout.total_seconds():g} s{running}", error)
                 log.warning("tool_raised", error=type(error).__name__, exc_info=True)
                 return self._broke(call, f"{type(error).__name__}: {error}", error)
         return self._outcome(call, write_result(result), is_error=False)
@@ -94,7 +103,8 @@ class ToolActivities:
     def _broke(self, call: ToolCall, why: str, error: Exception) -> ToolOutcome:
         """Report a failure that may have come after the effect."""
         if call.effect == Effect.ONCE:
-            raise ApplicationError(cut(why, MAX_ERROR_BYTES), type="outcome_unknown", non_retryable=True) from error
+            kind = STILL_RUNNING if isinstance(error, _StillRunningError) else "outcome_unknown"
+            raise ApplicationError(cut(why, MAX_ERROR_BYTES), type=kind, non_retryable=True) from error
         return self._failed(call, f"{call.tool} failed: {why}", retry=True, kind="tool_broke")
 
     def _outcome(self, call: ToolCall, content: str, *, is_error: bool) -> ToolOutcome:
@@ -111,11 +121,27 @@ async def _invoke(tool: Tool, function: ToolFunction, arguments: BaseModel, call
     try:
         if inspect.iscoroutinefunction(function):
             return await function(*context, **named)
-        result = await asyncio.to_thread(function, *context, **named)
+        result = await _in_thread(lambda: function(*context, **named), cancelled)
         return await result if inspect.isawaitable(result) else result
     except asyncio.CancelledError:
-        cancelled.set()  # a thread cannot be stopped, only told
+        cancelled.set()
         raise
+
+
+async def _in_thread(function: Callable[[], object], cancelled: threading.Event) -> object:
+    """Run a plain function. A thread cannot be stopped, only told; what it still does in its overtime counts."""
+    thread = asyncio.create_task(asyncio.to_thread(function))
+    thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be left to ask
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError as error:
+        cancelled.set()
+        await asyncio.wait([thread], timeout=OVERTIME.total_seconds())
+        if thread.done():
+            return thread.result()
+        if activity.is_cancelled():
+            raise
+        raise _StillRunningError from error
 
 
 def _context(call: ToolCall, pulse: Pulse, cancelled: threading.Event) -> ToolContext:

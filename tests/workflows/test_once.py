@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import CancelledError
 
 from perdure import NOT_DONE, App, ToolContext, ToolError
 from perdure.contracts import RunStatus
-from tests.harness import InProcessModel, agent, answer, in_turns, last_results, pending, serving, start, wish
+from tests.harness import (
+    InProcessModel,
+    agent,
+    answer,
+    in_turns,
+    last_results,
+    pending,
+    serving,
+    start,
+    transcript,
+    wish,
+)
 
 PAY = wish(("pay", {"amount": 5}))
 
@@ -190,3 +206,96 @@ async def test_a_tool_error_of_a_once_tool_is_an_answer(client: Client) -> None:
 
     assert attempts == [5]
     assert last_results(model.seen[1]) == ["the account is closed"]
+
+
+async def test_a_plain_function_that_ends_late_is_believed(client: Client) -> None:
+    """A thread cannot be stopped: what it does right after its time is up is the call's outcome, and not repeated."""
+    bank = Bank(breaks=0)
+
+    async def find(ctx: ToolContext, amount: int) -> object:
+        return "found" if ctx.idempotency_key in bank.payments else NOT_DONE
+
+    def overrun(ctx: ToolContext) -> str:
+        time.sleep(2)
+        return bank.pay(ctx.idempotency_key)
+
+    model = InProcessModel(in_turns(PAY, answer("fine")))
+    app = threaded_payer(overrun, reconcile=find)
+
+    async with serving(client, app, model) as settings:
+        await (await start(client, app, settings)).result()
+
+    assert len(bank.payments) == 1
+    assert last_results(model.seen[1]) == ["paid"]
+
+
+async def test_a_plain_function_that_still_runs_is_never_repeated_by_itself(client: Client) -> None:
+    """While a thread may yet take effect, a probe's 'not done' proves nothing and a human is asked."""
+    bank = Bank(breaks=0)
+    released = threading.Event()
+
+    async def find(ctx: ToolContext, amount: int) -> object:
+        return NOT_DONE
+
+    def overrun(ctx: ToolContext) -> str:
+        released.wait(30)
+        return bank.pay(ctx.idempotency_key)
+
+    model = InProcessModel(in_turns(PAY, answer("fine")))
+    app = threaded_payer(overrun, reconcile=find)
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        [asked] = await pending(handle)
+        released.set()
+        done = {"approval_id": asked.approval_id, "decided_by": "ann", "outcome": "done", "result": "paid late"}
+        await handle.signal("approve", done)
+        await handle.result()
+
+    assert "still running" in asked.reason
+    assert len(bank.payments) == 1
+    assert last_results(model.seen[1]) == ["paid late"]
+
+
+async def test_a_cancelled_run_asks_nobody_about_a_call_that_broke_on_the_way_out(client: Client) -> None:
+    """Cancellation ends the run even if the tool answers it with an exception of its own."""
+    app = App()
+    begun = asyncio.Event()
+
+    @app.tool(effect="once", approval="allow")
+    async def pay(ctx: ToolContext, amount: int) -> str:
+        """Pay an amount."""
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            raise ConnectionResetError("connection lost") from None
+        return "paid"
+
+    app.add(agent(tools=("pay",)))
+    model = InProcessModel(in_turns(PAY, answer("fine")))
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        await begun.wait()
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as ended:
+            async with asyncio.timeout(10):
+                await handle.result()
+        messages = await transcript(handle)
+
+    assert isinstance(ended.value.cause, CancelledError)
+    assert "The outcome of this call is unknown" in last_results(messages)[0]
+
+
+def threaded_payer(pay: Callable[[ToolContext], str], *, reconcile: Any) -> App:
+    """An app that pays in a thread, and has a second for it."""
+    app = App()
+
+    @app.tool(effect="once", approval="allow", timeout=1, reconcile=reconcile, name="pay")
+    def run(ctx: ToolContext, amount: int) -> str:
+        """Pay an amount."""
+        return pay(ctx)
+
+    app.add(agent(tools=("pay",)))
+    return app

@@ -42,6 +42,8 @@ class Call(BaseModel):
     """What happened to the last attempt, while its outcome is unknown."""
     may_run_until: datetime | None = None
     """A worker cut off from the server could be running the lost attempt until then."""
+    runs_on: bool = False
+    """The lost attempt's thread outlived its activity, and may take effect whenever it likes."""
     result: ToolResult | None = None
     worker: str = ""
     """The worker process that has the result in memory."""

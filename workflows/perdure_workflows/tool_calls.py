@@ -17,6 +17,7 @@ from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 with workflow.unsafe.imports_passed_through():
     from perdure.contracts import (
+        STILL_RUNNING,
         PendingApproval,
         ToolCall,
         ToolOutcome,
@@ -109,8 +110,7 @@ class ToolCalls:
                             call_tool, self._activity_input(call, tool), **tool_options(tool, call)
                         )
                 except ActivityError as error:
-                    if is_cancelled_exception(error):
-                        raise
+                    _raise_if_cancelled(error)
                     if tool.effect.repeatable or _certainly_not_run(error):
                         return ToolOutcome(content=_describe(error, tool), is_error=True)
                     self._lose(call, tool, error)
@@ -121,6 +121,7 @@ class ToolCalls:
     def _lose(self, call: Call, tool: ToolSpec, error: ActivityError) -> None:
         call.lost += 1
         call.lost_because = _describe(error, tool)
+        call.runs_on = isinstance(error.cause, ApplicationError) and error.cause.type == STILL_RUNNING
         if isinstance(error.cause, ActivityTimeoutError) and error.cause.type is TimeoutType.HEARTBEAT:
             call.may_run_until = workflow.now() + max(timedelta(0), tool.timeout - HEARTBEAT_TIMEOUT)
 
@@ -132,10 +133,12 @@ class ToolCalls:
                 # 'Not done' is final only when nobody can be doing it any more.
                 await workflow.sleep(call.may_run_until - workflow.now(), summary=f"{tool.name} may still be running")
                 done, outcome = await self._reconcile(call, tool)
-            if done is not None:
+            if done or (done is False and not call.runs_on):
                 return outcome
         approval_id = f"{call.call_id}-outcome-{call.lost}"
         reason = f"the outcome of {tool.name} is unknown: {call.lost_because}"
+        if call.may_run_until is not None and call.may_run_until > workflow.now():
+            reason += f"; a worker cut off from the server could be running it until {call.may_run_until:%H:%M:%S} UTC"
         verdict = await self._verdict(self._approval(call, approval_id, reason=reason, kind="outcome"))
         decision = verdict.decision
         if not verdict.approved:
@@ -157,8 +160,7 @@ class ToolCalls:
                 reconcile_call, self._activity_input(call, tool), **reconcile_options(tool, call)
             )
         except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
+            _raise_if_cancelled(error)
             return None, None
         return found.done, found.outcome
 
@@ -168,8 +170,7 @@ class ToolCalls:
                 check_call, self._activity_input(call, tool), **check_options(tool, call)
             )
         except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
+            _raise_if_cancelled(error)
             return f"The arguments of {call.tool} could not be checked: {_describe(error, tool)}"
         return check.problem
 
@@ -230,6 +231,15 @@ class ToolCalls:
     @staticmethod
     def _refuse(call: Call, why: str) -> None:
         call.result = ToolResult(call_id=call.provider_id, content=why, is_error=True)
+
+
+def _raise_if_cancelled(error: ActivityError) -> None:
+    """Let a cancellation through, also one that the tool answered with an exception of its own."""
+    if is_cancelled_exception(error):
+        raise error
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from error
 
 
 def _certainly_not_run(error: ActivityError) -> bool:
