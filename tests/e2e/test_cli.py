@@ -25,7 +25,7 @@ from perdure.settings import Settings
 from perdure.testing import ScriptedModel, eventually
 from perdure_api.runs import Runs
 from perdure_workers import dev_server
-from perdure_workers.dev import child_environment, polled, start_worker
+from perdure_workers.dev import child_environment, perdure_command, polled, start_worker
 from perdure_workers.dev_server import DevServer
 from perdure_workers.processes import ProcessGroup
 
@@ -192,6 +192,45 @@ async def test_a_list_is_filtered_and_says_when_it_is_empty(desk: Desk) -> None:
     nothing = await desk.perdure("runs", "list", "--user", "nobody")
     assert [line.split()[0] for line in lines] == ["run", run["run_id"]]
     assert (nothing.code, nothing.out) == (0, "no run passes this filter\n")
+
+
+async def test_watching_goes_on_when_the_server_was_killed_and_comes_back(tmp_path: Path) -> None:
+    """The timeline has every event once, although the Temporal server was gone for a while."""
+    server = DevServer(db_file=tmp_path / "temporal.db")
+    async with ScriptedModel(script) as model, ProcessGroup() as group:
+        first = await dev_server.start(group, server)
+        client = await Client.connect(server.address, data_converter=data_converter())
+        environment = {
+            **child_environment(server),
+            **model.environment(),
+            "SUPPORT_DESK_DB": str(tmp_path / "shop.db"),
+        }
+        desk = Desk(environment, Runs(client, App(), Settings()))
+        await start_worker(group, app="support_desk", environment=environment)
+        run_id = await desk.start(refund())
+        watching = asyncio.create_task(desk.perdure("runs", "watch", run_id, "--json"))
+        approval_id = await desk.question(run_id)
+        first.kill()
+        await first.wait()
+        await dev_server.start(group, server)
+        approved = await desk.perdure("approvals", "approve", run_id, approval_id)
+        watched = await watching
+
+    ids = [json.loads(line)["id"] for line in watched.out.splitlines()]
+    assert (approved.code, watched.code, watched.err) == (0, 0, "")
+    assert len(ids) == len(set(ids)) > 10
+
+
+@pytest.mark.parametrize(("command", "started"), [("worker", "worker_started"), ("api --port 0", "api_started")])
+async def test_a_server_process_that_is_asked_to_stop_exits_with_0(desk: Desk, command: str, started: str) -> None:
+    """SIGTERM is how an orchestrator stops a process, and no failure."""
+    async with ProcessGroup() as group:
+        child = await group.start("child", perdure_command(*command.split()), environment=desk.environment)
+        await eventually(lambda: started in child.tail, within=timedelta(seconds=60), what=started)
+
+        code = await child.stop(grace=timedelta(seconds=40))
+
+    assert code == 0, child.tail
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -85,17 +86,36 @@ def test_a_wrong_setting_is_named_by_its_variable() -> None:
     assert "PERDURE_TASK_QUEUE" in ended.stderr
 
 
+APP = ("--app", "support_desk")
+
+
+def test_an_api_without_a_key_serves_loopback_only() -> None:
+    """An open API is never put on a network, and the line says what would be right."""
+    ended = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0")
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "PERDURE_API_KEY" in ended.stderr
+
+
+def test_an_api_whose_port_is_taken_says_which_flag_chooses_another() -> None:
+    """A taken port is a sentence, not a traceback."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        taken = listener.getsockname()[1]
+
+        ended = perdure("api", *APP, "--port", str(taken))
+
+    assert ended.returncode == 2
+    assert f"cannot listen on port {taken}" in ended.stderr
+    assert "--port PORT" in ended.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
         "runs list",
-        "runs show r1",
         "runs watch r1",
-        "runs cancel r1",
-        "runs export r1",
         "approvals list",
         "approvals approve r1 a1",
-        "approvals reject r1 a1",
         "replay r1",
     ],
 )

@@ -22,6 +22,7 @@ from perdure.settings import Settings, load_settings
 from perdure_workers.cli.ending import ExitCode
 from perdure_workers.demo.caller import Caller, caller
 from perdure_workers.demo.promises import Promise, check, refunds
+from perdure_workers.demo.prompt import ask
 from perdure_workers.demo.stage import APP, Stage, open_stage
 from perdure_workers.plain_text import bill, call
 from perdure_workers.signals import stop_signals, unless_stopped
@@ -63,7 +64,7 @@ async def _tell(console: Console, settings: Settings) -> ExitCode:
         if kept:
             _next_steps(console, stage, story.run_id)
         if sys.stdin.isatty():
-            await asyncio.to_thread(input, "\nEverything still runs; press Enter to stop it. ")
+            await ask("\nEverything still runs; press Enter to stop it. ")
     return ExitCode.OK if kept else ExitCode.FAILED
 
 
@@ -124,10 +125,11 @@ class _Story:
             return True
         question = f"\n  May the agent run {call(asked.tool, asked.arguments)}? [y/n] "
         while True:
-            match (await asyncio.to_thread(input, question)).strip().lower():
+            answer = await ask(question)
+            match answer and answer.strip().lower():
                 case "y" | "yes":
                     return True
-                case "n" | "no":
+                case "n" | "no" | None:
                     return False
 
     async def _crash(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from temporalio.client import Client
+from temporalio.runtime import Runtime, TelemetryConfig
 
 from perdure.app import App
 from perdure.connection import connect
@@ -21,6 +22,7 @@ async def connected(settings: Settings, *, address: str | None) -> AsyncIterator
     Raises:
         PerdureError: As `temporal_errors`; nothing answers, or no longer.
     """
+    _silence_sdk()
     client = await connect(settings, address=address)
     with temporal_errors():
         yield client
@@ -40,3 +42,8 @@ async def gateway(*, address: str | None, app: App | None = None) -> AsyncIterat
     settings = load_settings()
     async with connected(settings, address=address) as client:
         yield Runs(client, app or App(), settings)
+
+
+def _silence_sdk() -> None:
+    # The SDK's core logs to standard output, where it would stand between a command's lines of JSON.
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -43,12 +44,16 @@ async def wait_for(client: Client, run_id: str, *, as_json: bool) -> ExitCode:
     progress = Progress()
     ended: RunEnded | None = None
     terminal = console(stderr=True)
-    with terminal.status(Text(progress.line)) as status:
-        async for event in watch(client, run_id):
-            progress.add(event)
-            status.update(Text(progress.line, no_wrap=True, overflow="ellipsis"))
-            if isinstance(event, RunEnded):
-                ended = event
+    try:
+        with terminal.status(Text(progress.line)) as status:
+            async for event in watch(client, run_id):
+                progress.add(event)
+                status.update(Text(progress.line, no_wrap=True, overflow="ellipsis"))
+                if isinstance(event, RunEnded):
+                    ended = event
+    except asyncio.CancelledError:
+        terminal.print(f"run {run_id} goes on; follow it with: perdure runs watch {run_id}", soft_wrap=True)
+        raise
     if ended is None:
         raise RunNotFoundError(f"the history of run {run_id!r} stops before its end")
     terminal.print(Text(progress.line), soft_wrap=True)
