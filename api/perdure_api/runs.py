@@ -147,15 +147,15 @@ class Runs:
         """
         return not visibility.is_open(await self._executions.describe(run_id))
 
-    async def result(self, run_id: str, *, timeout: timedelta) -> RunDetail:
-        """Wait for a run's end, and return the run, ended or not.
+    async def result(self, run_id: str, *, timeout: timedelta) -> RunDetail | None:
+        """Wait for a run's end, and return the run; None if it goes on for longer.
 
         Raises:
             RunNotFoundError: There is no such run.
         """
         await self._executions.describe(run_id)
         await self._executions.wait(run_id, timeout=timeout)
-        return await self.get(run_id)
+        return await self.get(run_id) if await self.ended(run_id) else None
 
     async def approvals(self, wanted: InboxFilter, *, limit: int = MAX_PAGE) -> builtins.list[InboxApproval]:
         """Return the pending approvals of all runs, the oldest first."""

@@ -48,11 +48,16 @@ Line = Annotated[
 
 SearchKey = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=255, pattern=r'^[^\x00-\x1f\x7f-\x9f"\\]+$'),
+    StringConstraints(
+        min_length=1,
+        max_length=255,
+        pattern=r"""^[^\x00-\x1f\x7f-\x9f"\\']([^\x00-\x1f\x7f-\x9f"\\]*[^\x00-\x1f\x7f-\x9f"\\'])?$""",
+    ),
     AfterValidator(_encodable),
     AfterValidator(_not_blank),
 ]
-"""A line that runs are found by. Temporal's list filters cannot express a double quote or a backslash."""
+"""A line that runs are found by. Temporal's list filters cannot express a double quote, a backslash, or an apostrophe
+at either end: they are refused, as such a filter would find nothing, or other runs."""
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"), AfterValidator(_encodable)]
 """Text of several lines without other control characters."""

@@ -209,6 +209,7 @@ class AgentRun:
         tasks = [
             asyncio.create_task(self._tool_calls.answer(call)) for call in self._state.calls if call.result is None
         ]
+        interruption: BaseException | None = None
         try:
             while not all(task.done() for task in tasks):
                 await self._something_happens(tasks)
@@ -216,10 +217,13 @@ class AgentRun:
                 if self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested():
                     break
                 await self._adopt_if_due()
-        finally:
-            for task in tasks:
-                task.cancel()
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        except (Exception, asyncio.CancelledError) as error:  # an evicted run is discarded by GeneratorExit, unawaited
+            interruption = error
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        if interruption is not None:
+            raise interruption
         for end in ends:
             if isinstance(end, Exception) and not is_cancelled_exception(end):
                 raise end

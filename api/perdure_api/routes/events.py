@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -24,6 +25,8 @@ STREAM: Final = "text/event-stream"
 PING_SECONDS: Final = 15
 SEND_TIMEOUT_SECONDS: Final = 30
 """A client that takes nothing for so long has left."""
+SHUTDOWN_GRACE_SECONDS: Final = 1
+"""How long a stream may take to end when the server stops."""
 RETRY_MILLISECONDS: Final = 1000
 """When a client whose stream broke is to come back."""
 
@@ -64,16 +67,40 @@ async def read(
     if await runs.ended(run_id) and not await runs.events(run_id, after=seen):
         return Response(status_code=HTTPStatus.NO_CONTENT)  # by which a browser knows that it need not come back
     check_event_id(seen)
+    stopping = asyncio.Event()
     return EventSourceResponse(
-        _messages(runs, run_id, after=seen), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS
+        _messages(runs, run_id, after=seen, stopping=stopping),
+        ping=PING_SECONDS,
+        send_timeout=SEND_TIMEOUT_SECONDS,
+        shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
+        shutdown_grace_period=SHUTDOWN_GRACE_SECONDS,
     )
 
 
-async def _messages(runs: Runs, run_id: str, *, after: str | None) -> AsyncIterator[ServerSentEvent]:
+async def _messages(
+    runs: Runs, run_id: str, *, after: str | None, stopping: asyncio.Event
+) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
     try:
-        async for event in runs.follow(run_id, after=after):
+        async for event in _until(stopping, runs.follow(run_id, after=after)):
             yield ServerSentEvent(id=event.id, event=event.kind, data=event.model_dump_json())
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))
+
+
+async def _until(stopping: asyncio.Event, events: AsyncIterator[RunEvent]) -> AsyncIterator[RunEvent]:
+    """Iterate until the server stops: an idle stream would hold it up, and a cut one is an error to the client."""
+    stop = asyncio.create_task(stopping.wait())
+    upcoming = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            await asyncio.wait({stop, upcoming}, return_when=asyncio.FIRST_COMPLETED)
+            if not upcoming.done() or (event := upcoming.result()) is None:
+                return
+            yield event
+            upcoming = asyncio.ensure_future(anext(events, None))
+    finally:
+        stop.cancel()
+        upcoming.cancel()
+        await asyncio.gather(stop, upcoming, return_exceptions=True)

@@ -74,10 +74,8 @@ async def start(
     """Start a run of an agent; with `wait`, answer with its result if it ends in time."""
     started = await runs.start(new, idempotency_key=idempotency_key)
     location = f"/v1/runs/{started.run_id}"
-    if wait:
-        detail = await runs.result(started.run_id, timeout=timedelta(seconds=wait))
-        if detail.status.ended:
-            return Response(detail.model_dump_json(), media_type="application/json", headers={"Location": location})
+    if wait and (detail := await runs.result(started.run_id, timeout=timedelta(seconds=wait))):
+        return Response(detail.model_dump_json(), media_type="application/json", headers={"Location": location})
     response.headers["Location"] = location
     return started
 

@@ -1,0 +1,130 @@
+"""A shop's app behind the API: over ASGI, or by a real server; with a worker or without one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from temporalio.client import Client
+
+from perdure import App, ToolContext
+from perdure.settings import Settings
+from perdure.testing import eventually
+from perdure_api.application import create_app
+from tests.harness import InProcessModel, Script, agent, serving
+
+
+def shop(**changes: Any) -> App:
+    """An app whose agent may look orders up, and refund them after an approval."""
+    app = App()
+
+    @app.tool(effect="once", approval="ask")
+    async def refund(ctx: ToolContext, order: str, amount: int) -> str:
+        """Pay back."""
+        return f"refunded {amount} for {order}"
+
+    @app.tool()
+    def look(order: str) -> str:
+        """Look an order up."""
+        return f"{order} is paid"
+
+    app.add(agent(tools=("refund", "look"), **changes))
+    return app
+
+
+@dataclass
+class Api:
+    """The API of one task queue."""
+
+    temporal: Client
+    app: App = field(default_factory=shop)
+    settings: Settings = field(default_factory=lambda: Settings(task_queue=f"queue-{uuid.uuid4().hex[:12]}"))
+    http: httpx2.AsyncClient = field(init=False)
+    asgi: FastAPI = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asgi = create_app(self.app, self.settings, client=self.temporal)
+        transport = httpx2.ASGITransport(app=self.asgi, raise_app_exceptions=False)
+        self.http = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
+
+    async def start(self, **fields: Any) -> str:
+        """Start a run and return its id."""
+        response = await self.http.post("/v1/runs", json={"agent": "tester", "task": "go", **fields})
+        assert response.status_code == 202, response.text
+        run_id: str = response.json()["run_id"]
+        return run_id
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """Return what a path answers, which must be a success."""
+        response = await self.http.get(path, params=query)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def started(self) -> int:
+        """Return how many runs the task queue has ever been given, by visibility."""
+        return (await self.temporal.count_workflows(f"TaskQueue = '{self.settings.task_queue}'")).count
+
+    async def listed(self, count: int = 1, **query: Any) -> list[dict[str, Any]]:
+        """Wait until so many runs are listed, and return them."""
+
+        async def page() -> list[dict[str, Any]]:
+            items: list[dict[str, Any]] = (await self.get("/v1/runs", **query))["items"]
+            return items if len(items) >= count else []
+
+        return await eventually(page, what=f"{count} runs in the list")
+
+    async def approval(self, run_id: str) -> dict[str, Any]:
+        """Wait until the run asks a human, and return the question."""
+
+        async def asked() -> dict[str, Any]:
+            pending = (await self.get(f"/v1/runs/{run_id}"))["pending_approvals"]
+            return pending[0] if pending else {}
+
+        return await eventually(asked, within=timedelta(seconds=20), what="the approval")
+
+    async def ended(self, run_id: str) -> dict[str, Any]:
+        """Wait until the run is over, and return it."""
+
+        async def over() -> dict[str, Any]:
+            run: dict[str, Any] = await self.get(f"/v1/runs/{run_id}")
+            return run if run["ended_at"] else {}
+
+        return await eventually(over, within=timedelta(seconds=20), what="the run's end")
+
+    @asynccontextmanager
+    async def worker(self, script: Script) -> AsyncIterator[None]:
+        """Run a worker whose model answers by a script."""
+        queue = self.settings.task_queue
+        async with serving(self.temporal, self.app, InProcessModel(script), task_queue=queue, cached_runs=100):
+            yield
+
+    @asynccontextmanager
+    async def server(self) -> AsyncIterator[tuple[uvicorn.Server, str, asyncio.Task[None]]]:
+        """Serve the API by a real HTTP server on loopback."""
+        server = uvicorn.Server(uvicorn.Config(self.asgi, log_level="error", timeout_graceful_shutdown=10))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                await eventually(lambda: server.started, what="the server")
+                yield server, f"http://127.0.0.1:{listener.getsockname()[1]}", serving
+            finally:
+                server.should_exit = True
+                await serving
+
+
+@pytest.fixture
+async def api(client: Client) -> AsyncIterator[Api]:
+    """The shop's API; nobody serves its runs unless the test starts a worker."""
+    api = Api(client)
+    async with api.http:
+        yield api

@@ -1,0 +1,126 @@
+"""The probes, the agents, and the codec of the Temporal Web UI."""
+
+from __future__ import annotations
+
+import base64
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.testing import WorkflowEnvironment
+
+from perdure.codec import ZstdCodec, data_converter
+from perdure.testing import eventually
+from perdure_workers.dev_server import find_temporal
+from tests.api.conftest import Api
+from tests.harness import answer, in_turns
+
+
+async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
+    """Without a worker 503 says what is missing; with one it is 200."""
+    before = await api.http.get("/readyz")
+    async with api.worker(in_turns(answer("hello"))):
+
+        async def ready() -> bool:
+            return (await api.http.get("/readyz")).status_code == 200
+
+        after = await eventually(ready, within=timedelta(seconds=10), what="a polling worker")
+
+    assert (before.status_code, after) == (503, True)
+    assert before.json()["type"] == "urn:perdure:problem:no-worker"
+    assert "perdure worker" in before.json()["detail"]
+
+
+async def test_alive_needs_nobody(api: Api) -> None:
+    """The process answers by itself."""
+    response = await api.http.get("/healthz")
+
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_agents_are_listed_with_their_tools(api: Api) -> None:
+    """A caller sees what can be started, and what each tool does outside."""
+    [agent] = (await api.get("/v1/agents"))["items"]
+
+    assert (agent["name"], agent["version"], agent["default"]) == ("tester", "1", True)
+    assert [(tool["name"], tool["effect"], tool["approval"]) for tool in agent["tools"]] == [
+        ("refund", "once", "ask"),
+        ("look", "read", "allow"),
+    ]
+
+
+async def test_the_codec_unpacks_what_was_compressed(api: Api) -> None:
+    """The Web UI, on an origin of its own, gets plain payloads; those that were plain stay as they are."""
+    large = Payload(metadata={"encoding": b"json/plain"}, data=b'"' + b"x" * 50_000 + b'"')
+    small = Payload(metadata={"encoding": b"json/plain"}, data=b'"y"')
+    packed = await ZstdCodec().encode([large, small])
+
+    response = await api.http.post(
+        "/codec/decode",
+        json=MessageToDict(Payloads(payloads=packed)),
+        headers={"Origin": "http://127.0.0.1:8233", "X-Namespace": "default"},
+    )
+
+    assert len(packed[0].data) < 1000
+    assert response.json() == MessageToDict(Payloads(payloads=[large, small]))
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_the_codec_alone_is_open_to_other_origins(api: Api) -> None:
+    """A browser may call the codec from the Web UI's page, and nothing else from there."""
+    preflight = {
+        "Origin": "http://127.0.0.1:8233",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-namespace",
+    }
+
+    codec = await api.http.options("/codec/decode", headers=preflight)
+    runs = await api.http.options("/v1/runs", headers=preflight)
+
+    assert codec.status_code == 200
+    assert "x-namespace" in codec.headers["Access-Control-Allow-Headers"]
+    assert "Access-Control-Allow-Origin" not in runs.headers
+
+
+BOMB = base64.b64encode(b"\x28\xb5\x2f\xfd\x00\x00\x00").decode()
+WRONG: list[Any] = [
+    {"payloads": [{"data": "not base64!"}]},
+    {"payloads": [{"metadata": {"encoding": "YmluYXJ5L3BlcmR1cmUtenN0ZA=="}, "data": BOMB}]},
+    {"payloads": ["text"]},
+    {"payloads": [{"surprise": 1}]},
+    {"payload": []},
+    [],
+]
+
+
+@pytest.mark.parametrize("body", WRONG)
+async def test_the_codec_refuses_what_is_damaged(api: Api, body: Any) -> None:
+    """Anything but payloads is a problem."""
+    response = await api.http.post("/codec/decode", json=body)
+
+    assert response.status_code == 422
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_the_codec_does_not_unpack_without_bounds(api: Api) -> None:
+    """Small payloads that would fill the memory are refused."""
+    [packed] = await ZstdCodec().encode([Payload(data=b"\0" * 40_000_000)])
+
+    response = await api.http.post("/codec/decode", json=MessageToDict(Payloads(payloads=[packed, packed])))
+
+    assert response.status_code == 413
+
+
+async def test_runs_can_be_started_on_a_fresh_server_before_any_worker() -> None:
+    """The API registers what runs are found by as soon as Temporal answers."""
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=find_temporal(), dev_server_log_level="error", data_converter=data_converter()
+    ) as env:
+        api = Api(env.client)
+        async with api.http, api.asgi.router.lifespan_context(api.asgi):
+            run_id = await eventually(api.start, what="a started run")
+            [run] = await api.listed(agent="tester")
+
+    assert run["run_id"] == run_id

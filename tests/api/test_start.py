@@ -1,0 +1,141 @@
+"""Starting runs: what comes back, what a key protects from, and that a bad request starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from perdure.testing import eventually
+from tests.api.conftest import Api
+from tests.harness import answer, in_turns
+
+
+async def test_a_started_run_has_an_address(api: Api) -> None:
+    """202, an id, and a Location under which the run is found while no worker is running."""
+    response = await api.http.post("/v1/runs", json={"agent": "tester", "task": "refund o1", "user": "ann"})
+    run = await api.get(response.headers["Location"])
+
+    assert (response.status_code, response.json()["created"]) == (202, True)
+    assert (run["run_id"], run["status"], run["live"]) == (response.json()["run_id"], "running", False)
+    assert (run["agent"], run["version"], run["task"], run["user"]) == ("tester", "1", "refund o1", "ann")
+
+
+async def test_wait_returns_the_result_of_a_run_that_ends_in_time(api: Api) -> None:
+    """One request is enough for a short run."""
+    async with api.worker(in_turns(answer("hello"))):
+        response = await api.http.post("/v1/runs?wait=20", json={"agent": "tester", "task": "go"})
+
+    assert response.status_code == 200
+    run = response.json()
+    assert (run["status"], run["output"], run["totals"]["model_calls"]) == ("completed", "hello", 1)
+    assert response.headers["Location"] == f"/v1/runs/{run['run_id']}"
+
+
+async def test_wait_gives_up_on_a_run_that_takes_longer(api: Api) -> None:
+    """The run goes on, and the answer is that of a request without wait."""
+    response = await api.http.post("/v1/runs?wait=1", json={"agent": "tester", "task": "go"})
+
+    assert response.status_code == 202
+    assert response.json()["created"]
+
+
+async def test_an_idempotency_key_starts_one_run(api: Api) -> None:
+    """The same request with the same key, even at the same time, names the one run that it started."""
+    body = {"agent": "tester", "task": "go", "org": "acme"}
+    headers = {"Idempotency-Key": f"key of {api.settings.task_queue}"}
+
+    responses = await asyncio.gather(*[api.http.post("/v1/runs", json=body, headers=headers) for _ in range(5)])
+
+    assert {response.status_code for response in responses} == {202}
+    assert len({response.json()["run_id"] for response in responses}) == 1
+    assert sorted(response.json()["created"] for response in responses) == [False, False, False, False, True]
+
+
+async def test_an_idempotency_key_is_good_for_one_request_of_one_organisation(api: Api) -> None:
+    """Another request with the key is refused; another organisation's key is another key."""
+    body = {"agent": "tester", "task": "go", "org": "acme"}
+    headers = {"Idempotency-Key": f"key of {api.settings.task_queue}"}
+    first = await api.http.post("/v1/runs", json=body, headers=headers)
+
+    changed = await api.http.post("/v1/runs", json={**body, "task": "go away"}, headers=headers)
+    elsewhere = await api.http.post("/v1/runs", json={**body, "org": "globex"}, headers=headers)
+
+    assert changed.status_code == 422
+    assert changed.json()["type"] == "urn:perdure:problem:idempotency-key-reused"
+    assert elsewhere.json()["run_id"] != first.json()["run_id"]
+
+
+async def test_given_limits_replace_the_agents(api: Api) -> None:
+    """A run stops at the limit of its request."""
+    async with api.worker(in_turns(answer("hello"))):
+        run_id = await api.start(limits={"run_timeout": 90, "max_steps": 7})
+        await api.ended(run_id)
+        events = (await api.get(f"/v1/runs/{run_id}/events"))["items"]
+
+    limits = events[0]["limits"]
+    assert (limits["max_steps"], limits["run_timeout"], limits["model_timeout"]) == (7, "PT1M30S", "PT10M")
+
+
+GOOD = {"agent": "tester", "task": "go"}
+BAD: dict[str, tuple[Any, int, str]] = {
+    "no JSON": (b'{"agent": ', 422, "JSON"),
+    "no object": (b"[]", 422, "body"),
+    "broken UTF-8": (b'{"agent": "tester", "task": "\xff"}', 400, "pars"),
+    "nested too deep": (b'{"agent": "tester", "task": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "pars"),
+    "half a surrogate pair": (b'{"agent": "tester", "task": "\\ud800"}', 422, "task"),
+    "NUL in the task": ({**GOOD, "task": "a\0b"}, 422, "task"),
+    "blank task": ({**GOOD, "task": " \n "}, 422, "blank"),
+    "no task": ({"agent": "tester"}, 422, "task"),
+    "task of a wrong type": ({**GOOD, "task": {"text": "go"}}, 422, "task"),
+    "unknown agent": ({**GOOD, "agent": "nobody"}, 422, "tester"),
+    "unknown version": ({**GOOD, "version": "99"}, 422, "version"),
+    "impossible agent name": ({**GOOD, "agent": "a b"}, 422, "agent"),
+    "unknown field": ({**GOOD, "taks": "go"}, 422, "taks"),
+    "control character in the user": ({**GOOD, "user": "a\nb"}, 422, "user"),
+    "quote in the user": ({**GOOD, "user": 'a"b'}, 422, "user"),
+    "long user": ({**GOOD, "user": "a" * 256}, 422, "user"),
+    "no steps": ({**GOOD, "limits": {"max_steps": 0}}, 422, "max_steps"),
+    "too many steps": ({**GOOD, "limits": {"max_steps": 10**9}}, 422, "max_steps"),
+    "endless time": ({**GOOD, "limits": {"run_timeout": "P1000Y"}}, 422, "run_timeout"),
+    "time of a number too large": ({**GOOD, "limits": {"run_timeout": 1e300}}, 422, "run_timeout"),
+    "unknown limit": ({**GOOD, "limits": {"steps": 5}}, 422, "steps"),
+    "metadata of a wrong type": ({**GOOD, "metadata": {"a": 1}}, 422, "metadata"),
+    "large metadata": ({**GOOD, "metadata": {"a": "x" * 17_000}}, 413, "metadata"),
+    "large task": ({**GOOD, "task": "é" * 300_000}, 413, "524,288"),
+    "large body": ({**GOOD, "task": "x" * 5_000_000}, 413, "4,194,304"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "said"), BAD.values(), ids=BAD)
+async def test_a_bad_request_is_explained_and_starts_nothing(api: Api, body: Any, status: int, said: str) -> None:
+    """The answer names what is wrong; of two requests, visibility has the run of the good one alone."""
+    headers = {"Content-Type": "application/json"}
+
+    sent = {"content": body} if isinstance(body, bytes) else {"json": body}
+    response = await api.http.post("/v1/runs", headers=headers, **sent)
+    await api.start()
+    started = await eventually(api.started)
+
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert said in response.json()["detail"]
+    assert started == 1
+
+
+@pytest.mark.parametrize("query", ["wait=61", "wait=-1", "wait=soon"])
+async def test_a_bad_wait_starts_nothing(api: Api, query: str) -> None:
+    """The request is refused before the run is started."""
+    response = await api.http.post(f"/v1/runs?{query}", json=GOOD)
+
+    assert response.status_code == 422
+    assert await api.started() == 0
+
+
+async def test_a_form_is_no_request(api: Api) -> None:
+    """What a web page could send without asking first is not taken for JSON."""
+    response = await api.http.post("/v1/runs", content=b'{"agent": "tester", "task": "go"}')
+
+    assert response.status_code == 422
+    assert await api.started() == 0
