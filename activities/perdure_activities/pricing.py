@@ -39,6 +39,13 @@ def price(
     return _by_catalogue(reply.priced_usage, model_reference.partition(":")[2], provider)
 
 
+def load_catalogue() -> None:
+    """Load genai-prices' catalogue, half a second of CPU, before the first call has to."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    get_snapshot()
+
+
 def _by_override(usage: Usage, price_of: Price) -> Decimal:
     cache_read = price_of.input if price_of.cache_read is None else price_of.cache_read
     cache_write = price_of.input if price_of.cache_write is None else price_of.cache_write

@@ -12,6 +12,7 @@ from temporalio.worker import Worker
 from perdure.app import App
 from perdure.connection import connect, ensure_search_attributes
 from perdure.settings import Settings
+from perdure_activities.pricing import load_catalogue
 from perdure_activities.providers.registry import preload
 from perdure_workers.plugin import Perdure
 
@@ -45,6 +46,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
     app.check()
     client = await connect(settings, address=address)
     await ensure_search_attributes(client)
+    await asyncio.to_thread(_warm_up, app)
     worker = build_worker(client, settings, Perdure(app, settings=settings))
     log.info(
         "worker_started",
@@ -53,9 +55,13 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         agents=[f"{agent.name}@{agent.version}" for agent in app.agents()],
         tools=[tool.spec.name for tool in app.tools()],
     )
-    async with worker, asyncio.TaskGroup() as background:
-        # In a thread, as a vendor's SDK takes seconds to import: whatever needs no model goes on meanwhile.
-        background.create_task(asyncio.to_thread(preload, {agent.model.partition(":")[0] for agent in app.agents()}))
+    async with worker:
         await stop.wait()
         log.info("worker_stopping", grace_seconds=settings.shutdown_grace_seconds)
     log.info("worker_stopped")
+
+
+def _warm_up(app: App) -> None:
+    """Load what takes seconds of CPU before the first call is taken, whose heartbeat would be late for it."""
+    preload({agent.model.partition(":")[0] for agent in app.agents()})
+    load_catalogue()
