@@ -37,7 +37,8 @@ def configure_logging(settings: Settings) -> None:
     """Send all logs of this process to standard error in one format. Called once, by the command line."""
     for_people = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     renderer: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # The formatter that it takes by default writes the local variables of each frame: arguments, prompts, secrets.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if for_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )
