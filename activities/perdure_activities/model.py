@@ -110,7 +110,8 @@ class ModelActivities:
         segment = segment_of(wanted.segments, wanted.end - 1)
         client = activity.client()
         handle = client.get_workflow_handle(activity.info().workflow_id or "", run_id=segment.execution_id)
-        messages = await self._transcripts.messages(handle, client, start=segment.start, end=wanted.end)
+        with heartbeats():
+            messages = await self._transcripts.messages(handle, client, start=segment.start, end=wanted.end)
         messages = messages[-last_fitting(messages, max_bytes=MAX_REPLY_BYTES) :]
         return TranscriptPage(start=wanted.end - len(messages), messages=tuple(messages), length=wanted.end)
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import pytest
+
+from perdure.agent import AgentSpec, Limits
 from perdure.tool import Effect, ToolSpec
-from perdure_workflows.options import LOST_ATTEMPTS, tool_options
+from perdure_workflows.options import (
+    LOST_ATTEMPTS,
+    ActivityOptions,
+    check_options,
+    model_options,
+    reconcile_options,
+    tool_options,
+    transcript_options,
+)
 from perdure_workflows.state import Call
 
+TOOL = ToolSpec(name="look", input_schema={})
 CALL = Call(call_id="c2", provider_id="call_0", tool="look", arguments={}, step=2)
 
 
@@ -23,3 +37,19 @@ def test_lost_workers_do_not_use_up_a_tools_own_attempts() -> None:
 def test_a_once_tool_is_tried_once() -> None:
     """Temporal itself never repeats a call that takes effect each time."""
     assert attempts(Effect.ONCE, max_attempts=3) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        model_options(AgentSpec(name="tester", version="1", model="anthropic:any"), Limits(), step=1),
+        tool_options(TOOL, CALL),
+        reconcile_options(TOOL, CALL),
+        check_options(TOOL, CALL),
+        transcript_options(),
+    ],
+    ids=lambda options: options["summary"],
+)
+def test_a_dead_worker_is_noticed_within_ten_seconds(options: ActivityOptions) -> None:
+    """Whatever a worker was doing when it died is given to another one soon, by its heartbeat or its short timeout."""
+    assert (options["heartbeat_timeout"] or options["start_to_close_timeout"]) <= timedelta(seconds=10)

@@ -94,7 +94,9 @@ def check_options(tool: ToolSpec, call: Call) -> ActivityOptions:
 
 def transcript_options() -> ActivityOptions:
     """For taking messages over from earlier executions."""
-    return _options(timeout=TRANSCRIPT_TIMEOUT, heartbeat=None, retries=_RUNTIME_RETRIES, summary="adopt transcript")
+    return _options(
+        timeout=TRANSCRIPT_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_RUNTIME_RETRIES, summary="adopt transcript"
+    )
 
 
 def _options(*, timeout: timedelta, heartbeat: timedelta | None, retries: RetryPolicy, summary: str) -> ActivityOptions:
