@@ -22,6 +22,7 @@ from perdure_api import problems
 from perdure_api.access import authorise
 from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
+from perdure_api.openapi import corrected
 from perdure_api.routes import agents, approvals, codec, events, health, runs
 from perdure_api.rpc import temporal_errors
 from perdure_api.runs import Runs
@@ -80,7 +81,7 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         if self.openapi_schema is None:
-            self.openapi_schema = problems.declare_media_type(super().openapi())
+            self.openapi_schema = corrected(super().openapi())
         return self.openapi_schema
 
 

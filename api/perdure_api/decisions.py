@@ -22,6 +22,7 @@ from perdure_api import visibility
 from perdure_api.executions import Executions
 from perdure_api.rpc import temporal_errors
 from perdure_api.schemas import Decided, DecisionRequest
+from perdure_workflows.approvals import MAX_QUOTED
 
 CONFIRMATION: Final = timedelta(seconds=5)
 """How long a run may take to say that it has a decision."""
@@ -56,9 +57,7 @@ class Decisions:
         if approval is None:
             raise await self._why_not_pending(run_id, approval_id)
         self._check(request, approval)
-        decision = Decision(
-            approval_id=approval_id, **request.model_dump(exclude={"decision"}, exclude_none=True, warnings=False)
-        )
+        decision = Decision(approval_id=approval_id, **request.model_dump(exclude={"decision"}))
         await self._executions.decide(run_id, decision, approve=request.decision == "approve")
         confirmed = await self._confirm(run_id, request, approval, before=view) if view else False
         return Decided(run_id=run_id, approval_id=approval_id, decision=request.decision, confirmed=confirmed)
@@ -111,7 +110,7 @@ class Decisions:
                 raise ConflictError(
                     f"approval {approval.approval_id!r} is already {settled.kind} by {settled.decided_by!r}"
                 )
-            if ignored := next((record for record in new if record.decided_by == request.decided_by), None):
+            if ignored := next((record for record in new if _names(record, request)), None):
                 raise ConflictError(f"the run did not take the decision: {ignored.reason}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -134,4 +133,9 @@ def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
 
 def _is_ours(record: ApprovalRecord, request: DecisionRequest) -> bool:
     kind = "approved" if request.decision == "approve" else "rejected"
-    return record.kind == kind and request.decided_by.startswith(record.decided_by)
+    edited = request.arguments is not None
+    return _names(record, request) and (record.kind, record.edited) == (kind, edited)
+
+
+def _names(record: ApprovalRecord, request: DecisionRequest) -> bool:
+    return record.decided_by == request.decided_by[:MAX_QUOTED]

@@ -86,16 +86,6 @@ WITH_BODY: Final = problems(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TO
 """What a route that reads a body may answer besides."""
 
 
-def declare_media_type(document: dict[str, Any]) -> dict[str, Any]:
-    """Have an OpenAPI document say that problems are `application/problem+json`, which FastAPI has no option for."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if int(status) >= HTTPStatus.BAD_REQUEST:
-                    response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
-    return document
-
-
 def install(api: FastAPI) -> None:
     """Have the application answer every error with a problem."""
     api.exception_handler(PerdureError)(_refused)

@@ -36,7 +36,7 @@ from perdure_api.schemas import (
     RunPage,
     StartedRun,
 )
-from perdure_api.starts import request_digest, run_arguments, run_id_for, start_workflow
+from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
 
 MAX_PAGE: Final = 1000
 INBOX_PAGE: Final = 100
@@ -72,9 +72,10 @@ class Runs:
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Task or metadata are over their limit.
             IdempotencyKeyReusedError: The key belongs to another request.
+            InvalidInputError: The run's id cannot be one.
         """
         arguments = run_arguments(new, self._app)
-        chosen = run_id or run_id_for(idempotency_key, org=new.org)
+        chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
             await start_workflow(

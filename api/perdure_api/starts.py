@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -18,7 +19,7 @@ from temporalio.common import (
 
 from perdure.app import App
 from perdure.contracts import MAX_TASK_BYTES, RunStatus
-from perdure.errors import InputTooLargeError
+from perdure.errors import InputTooLargeError, InvalidInputError
 from perdure.search_attributes import (
     AGENT,
     MEMO_REQUEST,
@@ -32,6 +33,7 @@ from perdure.search_attributes import (
 )
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
+from perdure_api.text import RUN_ID_PATTERN
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
 
@@ -50,6 +52,19 @@ def run_id_for(key: str | None, *, org: str | None) -> str:
     if key is None:
         return f"run-{uuid.uuid4().hex}"
     return f"run-{hashlib.sha256(json.dumps([org, key]).encode()).hexdigest()[:32]}"
+
+
+def checked_run_id(run_id: str) -> str:
+    """Return an id that a caller chose, if the API can reach a run by it.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    if not re.fullmatch(RUN_ID_PATTERN, run_id):
+        raise InvalidInputError(
+            f"{run_id!r} is no run id: at most 128 letters, digits and '_.:-', beginning with a letter or digit"
+        )
+    return run_id
 
 
 def request_digest(new: NewRun) -> str:
