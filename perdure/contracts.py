@@ -113,6 +113,22 @@ class Totals(Frozen):
     unpriced_calls: int = 0
     """Model calls whose model nobody has a price for; while this is not 0, the cost is a lower bound."""
 
+    def with_step(self) -> Totals:
+        """Return the totals with one step more."""
+        return self.model_copy(update={"steps": self.steps + 1})
+
+    def with_reply(self, reply: ModelReply) -> Totals:
+        """Return the totals with a model's reply and the calls it asks for; their steps are counted on their own."""
+        return self.model_copy(
+            update={
+                "model_calls": self.model_calls + 1,
+                "tool_calls": self.tool_calls + len(reply.message.tool_calls),
+                "usage": self.usage + reply.usage,
+                "cost_usd": self.cost_usd + (reply.cost_usd or 0),
+                "unpriced_calls": self.unpriced_calls + (reply.cost_usd is None),
+            }
+        )
+
 
 class RunResult(Frozen):
     """How a run ended, and what it had by then."""

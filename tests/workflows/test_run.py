@@ -168,7 +168,7 @@ async def test_a_run_keeps_what_it_has_at_its_step_limit(client: Client) -> None
         result = await handle.result()
         messages = await transcript(handle)
 
-    assert (result.status, result.output) == (RunStatus.MAX_STEPS, "adding")
+    assert (result.status, result.output, result.totals.steps) == (RunStatus.MAX_STEPS, "adding", 3)
     assert last_results(messages)[:2] == ['"2"', '"3"']
     assert "limit of 3 steps" in last_results(messages)[2]
     assert_valid(messages)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from datetime import timedelta
 from typing import NoReturn
@@ -34,9 +33,10 @@ with workflow.unsafe.imports_passed_through():
         cut,
     )
     from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
-    from perdure.search_attributes import ALL, APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, STATUS, STEPS
+    from perdure.search_attributes import ALL
     from perdure_workflows.approvals import NO_PAYLOAD, Approvals
     from perdure_workflows.options import model_options, transcript_options
+    from perdure_workflows.publication import Publication
     from perdure_workflows.state import Call, RunArguments, RunState
     from perdure_workflows.tool_calls import ToolCalls
     from perdure_workflows.transcript import MAX_TAIL_BYTES, Transcript, tail_of, tail_size
@@ -46,6 +46,8 @@ CUT_CALL = (
     "This call did not run: the reply was cut off at the output limit, and the call may be incomplete. "
     "Make it again, with less text around it."
 )
+ALARM_MARGIN = timedelta(seconds=1)
+"""Timers are coarser than the clock; one that rang too early would be the last."""
 FAILED_ENDS = {
     Finish.REFUSAL: "model_refused",
     Finish.CONTENT_FILTER: "content_filtered",
@@ -66,7 +68,7 @@ class AgentRun:
         self._approvals = Approvals(self._state.approvals)
         self._tool_calls = ToolCalls(arguments, self._state, self._approvals)
         self._spec_digest = arguments.spec.digest()
-        self._result: RunResult | None = None
+        self._publication = Publication(self._state, self._approvals)
         if arguments.state is None:
             self._say(arguments.task)
 
@@ -122,14 +124,7 @@ class AgentRun:
     @workflow.query
     def view(self) -> RunView:
         """Return the run as it is now."""
-        return RunView(
-            status=self._status,
-            totals=self._state.totals,
-            pending_approvals=self._approvals.pending,
-            approvals=self._approvals.records,
-            output=self._result.output if self._result else None,
-            messages=self._transcript.length,
-        )
+        return self._publication.view(messages=self._transcript.length)
 
     @workflow.query
     def transcript(self, request: TranscriptRequest) -> TranscriptPage:
@@ -143,7 +138,7 @@ class AgentRun:
 
     async def _call_model(self) -> ModelReply:
         step = self._next_step()
-        workflow.set_current_details(f"**Step {step}**: the model `{self._arguments.spec.model}` is answering.")
+        self._publication.doing(f"**Step {step}**: the model `{self._arguments.spec.model}` is answering.")
         tail = self._state.tail if tail_size(self._state.tail) <= MAX_TAIL_BYTES else []
         call = ModelCall(
             step=step,
@@ -165,7 +160,7 @@ class AgentRun:
 
     def _hear(self, reply: ModelReply) -> RunResult | None:
         """Take in a reply; return the run's end if it is the answer."""
-        self._count(reply)
+        self._state.totals = self._state.totals.with_reply(reply)
         message = reply.message
         self._transcript.append(message)
         self._state.tail = []
@@ -205,7 +200,7 @@ class AgentRun:
     async def _answer_calls(self) -> None:
         """Bring every open call to its result, and the results to the transcript."""
         self._refuse_calls_beyond_limit()
-        workflow.set_current_details("**Tools**: " + ", ".join(f"`{call.tool}`" for call in self._state.calls))
+        self._publication.doing("**Tools**: " + ", ".join(f"`{call.tool}`" for call in self._state.calls))
         tasks = [
             asyncio.create_task(self._tool_calls.answer(call)) for call in self._state.calls if call.result is None
         ]
@@ -213,7 +208,7 @@ class AgentRun:
         try:
             while not all(task.done() for task in tasks):
                 await self._something_happens(tasks)
-                self._publish_approvals()
+                self._publication.approvals()
                 if self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested():
                     break
                 await self._adopt_if_due()
@@ -233,17 +228,26 @@ class AgentRun:
 
     async def _something_happens(self, tasks: list[asyncio.Task[None]]) -> None:
         done = sum(task.done() for task in tasks)
-        due = self._transcript.adoption_due
-        with contextlib.suppress(TimeoutError):  # the caller adopts the transcript and comes back
-            await workflow.wait_condition(
-                lambda: (
-                    sum(task.done() for task in tasks) > done
-                    or self._approvals.changed
-                    or (self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested())
-                ),
-                timeout=max(timedelta(0), due - workflow.now()) if due else None,
-                timeout_summary="keep the transcript",
+        self._set_alarm()
+        await workflow.wait_condition(
+            lambda: (
+                sum(task.done() for task in tasks) > done
+                or self._approvals.changed
+                or self._adoption_is_due()
+                or (self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested())
             )
+        )
+
+    def _set_alarm(self) -> None:
+        """Have a timer wake the run when its transcript is due: one for the whole execution, not one a turn."""
+        due = self._transcript.adoption_due
+        if due is not None and self._alarm is None:
+            remaining = max(timedelta(0), due - workflow.now()) + ALARM_MARGIN
+            self._alarm = asyncio.create_task(workflow.sleep(remaining, summary="keep the transcript"))
+
+    def _adoption_is_due(self) -> bool:
+        due = self._transcript.adoption_due
+        return due is not None and due <= workflow.now()
 
     def _only_humans_left(self, tasks: list[asyncio.Task[None]]) -> bool:
         return self._tool_calls.waiting == sum(not task.done() for task in tasks)
@@ -253,7 +257,7 @@ class AgentRun:
         results = tuple(call.result for call in calls if call.result is not None)
         self._transcript.append(ToolMessage(results=results))
         self._state.tail.append(tail_of(calls, model_worker=self._state.model_worker))
-        self._publish_approvals()
+        self._publication.approvals()
         self._approvals.close_turn()
 
     def _stop(
@@ -264,18 +268,14 @@ class AgentRun:
             self._tool_calls.leave(self._state.calls, why=why)
             self._close_turn()
         self._approvals.withdraw_all(now=workflow.now())
-        self._result = RunResult(
+        result = RunResult(
             status=status,
             output=cut(self._state.last_words if output is None else output, MAX_REPLY_BYTES),
             error=error,
             totals=self._state.totals,
         )
-        self._publish_approvals()
-        if status is RunStatus.CANCELLED:  # Temporal keeps no result of a cancelled workflow
-            workflow.upsert_memo({MEMO_RESULT: self._result.model_copy(update={"output": None})})
-        self._publish_status()
-        workflow.set_current_details(f"**{status}** after {self._state.totals.steps} steps.")
-        return self._result
+        self._publication.end(result)
+        return result
 
     def _fail(self, error: RunError) -> NoReturn:
         result = self._stop(RunStatus.FAILED, why=error.message, error=error)
@@ -294,8 +294,7 @@ class AgentRun:
 
     async def _adopt_if_due(self) -> None:
         """Take messages over from earlier executions before the server deletes their histories."""
-        due = self._transcript.adoption_due
-        if due is None or due > workflow.now():
+        if not self._adoption_is_due():
             return
         while self._transcript.base > 0:
             wanted = TranscriptSlice(segments=self._transcript.segments, end=self._transcript.base)
@@ -323,12 +322,12 @@ class AgentRun:
         )
 
     def _refuse_calls_beyond_limit(self) -> None:
+        limit = self._arguments.limits.max_steps
         for call in self._state.calls:
-            if call.step > self._arguments.limits.max_steps and call.result is None:
-                content = (
-                    f"This call did not run: the run's limit of {self._arguments.limits.max_steps} steps is reached."
-                )
+            if call.step > limit and call.result is None:
+                content = f"This call did not run: the run's limit of {limit} steps is reached."
                 call.result = ToolResult(call_id=call.provider_id, content=content, is_error=True)
+        self._state.totals = self._state.totals.model_copy(update={"steps": min(limit, self._state.totals.steps)})
 
     def _say(self, text: str) -> None:
         message: Message = UserMessage(text=text)
@@ -336,46 +335,8 @@ class AgentRun:
         self._state.tail.append(TailMessage(message=message))
 
     def _next_step(self) -> int:
-        totals = self._state.totals
-        self._state.totals = totals.model_copy(update={"steps": totals.steps + 1})
-        return totals.steps + 1
-
-    def _count(self, reply: ModelReply) -> None:
-        totals = self._state.totals
-        self._state.totals = totals.model_copy(
-            update={
-                "model_calls": totals.model_calls + 1,
-                "tool_calls": totals.tool_calls + len(reply.message.tool_calls),
-                "usage": totals.usage + reply.usage,
-                "cost_usd": totals.cost_usd + (reply.cost_usd or 0),
-                "unpriced_calls": totals.unpriced_calls + (reply.cost_usd is None),
-            }
-        )
-
-    @property
-    def _status(self) -> RunStatus:
-        if self._result is not None:
-            return self._result.status
-        return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
-
-    def _publish_approvals(self) -> None:
-        if not self._approvals.changed:
-            return
-        workflow.upsert_memo({MEMO_APPROVALS: self._approvals.publish()})
-        if self._result is None:
-            self._publish_status()
-
-    def _publish_status(self) -> None:
-        pending = [approval.approval_id for approval in self._approvals.pending]
-        totals = self._state.totals
-        workflow.upsert_search_attributes(
-            [
-                STATUS.value_set(self._status.value),
-                COST.value_set(float(totals.cost_usd)),
-                STEPS.value_set(totals.steps),
-                APPROVALS.value_set(pending) if pending else APPROVALS.value_unset(),
-            ]
-        )
+        self._state.totals = self._state.totals.with_step()
+        return self._state.totals.steps
 
 
 def _model_error(error: ActivityError) -> RunError:

@@ -1,0 +1,73 @@
+"""What the run shows to the outside while it goes on and when it has ended: search attributes, memo, current details.
+
+Lists, inboxes and the Web UI read these from the server, so they work with no worker running. They are written when the
+run starts to wait, goes on, and ends; a step by itself costs nothing.
+"""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from perdure.contracts import RunResult, RunStatus, RunView
+    from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, STATUS, STEPS
+    from perdure_workflows.approvals import Approvals
+    from perdure_workflows.state import RunState
+
+
+class Publication:
+    """The run's public face."""
+
+    def __init__(self, state: RunState, approvals: Approvals) -> None:
+        self._state = state
+        self._approvals = approvals
+        self._result: RunResult | None = None
+
+    def view(self, *, messages: int) -> RunView:
+        """Return the run as it is now."""
+        return RunView(
+            status=self._status,
+            totals=self._state.totals,
+            pending_approvals=self._approvals.pending,
+            approvals=self._approvals.records,
+            output=self._result.output if self._result else None,
+            messages=messages,
+        )
+
+    def doing(self, what: str) -> None:
+        """Say in the Web UI what the run is doing, in Markdown; it is read by Query, and costs no event."""
+        workflow.set_current_details(what)
+
+    def approvals(self) -> None:
+        """Show what is asked and what was decided, if that has changed."""
+        if self._approvals.changed:
+            workflow.upsert_memo({MEMO_APPROVALS: self._approvals.publish()})
+            if self._result is None:
+                self._attributes()
+
+    def end(self, result: RunResult) -> None:
+        """Show how the run ended."""
+        self._result = result
+        self.approvals()
+        if result.status is RunStatus.CANCELLED:  # Temporal keeps no result of a cancelled workflow
+            workflow.upsert_memo({MEMO_RESULT: result.model_copy(update={"output": None})})
+        self._attributes()
+        self.doing(f"**{result.status}** after {result.totals.steps} steps.")
+
+    @property
+    def _status(self) -> RunStatus:
+        if self._result is not None:
+            return self._result.status
+        return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
+
+    def _attributes(self) -> None:
+        pending = [approval.approval_id for approval in self._approvals.pending]
+        totals = self._state.totals
+        workflow.upsert_search_attributes(
+            [
+                STATUS.value_set(self._status.value),
+                COST.value_set(float(totals.cost_usd)),
+                STEPS.value_set(totals.steps),
+                APPROVALS.value_set(pending) if pending else APPROVALS.value_unset(),
+            ]
+        )
