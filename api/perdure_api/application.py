@@ -94,7 +94,7 @@ async def _prepare(client: Client) -> None:
                 await ensure_search_attributes(client)
         except PerdureError as error:
             if pause == FIRST_PAUSE:
-                log.warning("temporal_not_prepared", error=str(error))
+                log.warning("temporal_not_prepared", error=str(error), cause=str(error.__cause__))
         else:
             return
         await asyncio.sleep(pause.total_seconds())

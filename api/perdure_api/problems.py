@@ -98,7 +98,7 @@ async def _refused(request: Request, error: PerdureError) -> Response:
     known = next(kind for kind in type(error).__mro__ if kind in STATUSES)
     status = STATUSES[known]
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("request_refused", path=request.url.path, error=str(error))
+        log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
     headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
     title = (type(error).__doc__ or "").strip()

@@ -52,7 +52,7 @@ def temporal_errors(*, run_id: str | None = None) -> Iterator[None]:
         # A lazy client says so when its first connection fails.
         if "client connect" not in str(error):
             raise
-        raise ServerUnreachableError(f"no Temporal server answers: {error}") from error
+        raise ServerUnreachableError("no Temporal server answers at the configured address") from error
 
 
 def _translated(error: RPCError, run_id: str | None) -> PerdureError:

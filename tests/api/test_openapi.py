@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def test_every_operation_is_described() -> None:
         assert operation["summary"], (method, path)
         assert operation["description"], (method, path)
         assert all(response["description"] for response in operation["responses"].values()), (method, path)
+
+
+def test_problems_and_durations_are_called_what_they_are() -> None:
+    """Errors are problem+json everywhere, and no duration claims a format that has no fractions of a second."""
+    refusals = [
+        response
+        for _, _, operation in operations()
+        for status, response in operation["responses"].items()
+        if int(status) >= 400
+    ]
+
+    assert {tuple(response["content"]) for response in refusals} == {("application/problem+json",)}
+    assert '"format": "duration"' not in json.dumps(document())
 
 
 def test_every_request_body_has_an_example() -> None:

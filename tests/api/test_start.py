@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from perdure.errors import IdempotencyKeyReusedError, InvalidInputError
 from perdure.testing import eventually
+from perdure_api.schemas import NewRun
 from tests.api.conftest import Api
 from tests.harness import answer, in_turns
 
@@ -65,6 +67,21 @@ async def test_an_idempotency_key_is_good_for_one_request_of_one_organisation(ap
     assert changed.status_code == 422
     assert changed.json()["type"] == "urn:perdure:problem:idempotency-key-reused"
     assert elsewhere.json()["run_id"] != first.json()["run_id"]
+
+
+async def test_a_chosen_id_is_its_own_idempotency_key(api: Api) -> None:
+    """The command line names runs; the same id with another request is refused, and an impossible one too."""
+    runs, chosen = api.asgi.state.runs, f"my.run:{api.settings.task_queue}"
+    new = NewRun(agent="tester", task="go")
+
+    first = await runs.start(new, run_id=chosen)
+    again = await runs.start(new, run_id=chosen)
+
+    assert (first.run_id, first.created, again.created) == (chosen, True, False)
+    with pytest.raises(IdempotencyKeyReusedError, match=chosen):
+        await runs.start(NewRun(agent="tester", task="go away"), run_id=chosen)
+    with pytest.raises(InvalidInputError, match="letters"):
+        await runs.start(new, run_id="a/b")
 
 
 async def test_given_limits_replace_the_agents(api: Api) -> None:

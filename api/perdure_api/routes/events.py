@@ -57,7 +57,9 @@ async def read(
     request: Request,
     runs: Gateway,
     after: Annotated[str | None, Query(description="An event's id; only later ones are returned.")] = None,
-    last_event_id: Annotated[str | None, Header(description="As `after`, and before it.")] = None,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="As `after`, and before it.")
+    ] = None,
 ) -> Events | Response:
     """Return a run's events so far, or stream them as they happen, also those before the client came."""
     seen = last_event_id or after

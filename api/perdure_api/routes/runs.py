@@ -67,7 +67,10 @@ async def start(
     response: Response,
     idempotency_key: Annotated[
         Line | None,
-        Header(description="Chosen by the caller; with the same one, and the same request, nothing more is started."),
+        Header(
+            alias="Idempotency-Key",
+            description="Chosen by the caller; with the same one, and the same request, nothing more is started.",
+        ),
     ] = None,
     wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the run's end.")] = 0,
 ) -> StartedRun | Response:
