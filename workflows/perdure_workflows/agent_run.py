@@ -69,6 +69,7 @@ class AgentRun:
         self._tool_calls = ToolCalls(arguments, self._state, self._approvals)
         self._spec_digest = arguments.spec.digest()
         self._publication = Publication(self._state, self._approvals)
+        self._alarm: asyncio.Task[None] | None = None
         if arguments.state is None:
             self._say(arguments.task)
 
