@@ -136,7 +136,7 @@ class Stage:
         app, agent = app_for(plan, provider=provider, tool=tool(None, timedelta(0)))
         return await self._client.start_workflow(
             AgentRun.run,
-            RunArguments(spec=app.resolve(agent), task="Look it up.", limits=agent.limits),
+            RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits),
             id=f"run-{uuid.uuid4().hex[:12]}",
             task_queue=worker.queue,
         )

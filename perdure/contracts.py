@@ -20,8 +20,8 @@ from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, Tool
 
 WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
-MAX_TASK_BYTES: Final = 512 * 1024
-"""The largest task a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
+MAX_INPUT_BYTES: Final = 512 * 1024
+"""The largest input a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
 """The largest model reply that is taken into a history."""
 STILL_RUNNING: Final = "still_running"
@@ -64,7 +64,7 @@ class RunInput(Frozen):
     """What starts a run; pinned in its history."""
 
     spec: AgentSpec
-    task: str
+    input: str
     """What the user asks, as the transcript's first message."""
     limits: Limits = Limits()
     user: str | None = None

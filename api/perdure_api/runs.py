@@ -70,7 +70,7 @@ class Runs:
 
         Raises:
             UnknownAgentError: The app has no such agent.
-            InputTooLargeError: Task or metadata are over their limit.
+            InputTooLargeError: Input or metadata are over their limit.
             IdempotencyKeyReusedError: The key belongs to another request.
             InvalidInputError: The run's id cannot be one.
         """

@@ -12,7 +12,7 @@ from perdure.agent import NAME_PATTERN, Limits
 from perdure.contracts import PendingApproval, RunError, RunStatus, Totals
 from perdure.messages import Frozen
 from perdure.tool import Approval, Effect
-from perdure_api.text import Arguments, JsonValue, Line, SearchKey, Task, Text
+from perdure_api.text import Arguments, Input, JsonValue, Line, SearchKey, Text
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -35,7 +35,7 @@ class NewRun(Request):
     agent: Name
     version: Name | None = None
     """Default: the version registered last."""
-    task: Task
+    input: Input
     """What the agent is to do; at most 512 KiB of UTF-8."""
     user: SearchKey | None = None
     """On whose behalf."""
@@ -79,7 +79,7 @@ class RunSummary(Answer):
     agent: str
     version: str
     status: RunStatus
-    task: str
+    input: str
     """Its first 200 characters."""
     user: str | None = None
     org: str | None = None
@@ -135,7 +135,7 @@ class InboxApproval(PendingApproval):
     run_id: str
     agent: str
     version: str
-    task: str
+    input: str
     """Its first 200 characters."""
     user: str | None = None
     org: str | None = None

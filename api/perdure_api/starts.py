@@ -18,13 +18,13 @@ from temporalio.common import (
 )
 
 from perdure.app import App
-from perdure.contracts import MAX_TASK_BYTES, RunStatus
+from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
 from perdure.search_attributes import (
     AGENT,
+    MEMO_INPUT,
     MEMO_REQUEST,
     MEMO_STARTED,
-    MEMO_TASK,
     ORG,
     SESSION,
     STATUS,
@@ -40,11 +40,11 @@ from perdure_workflows.state import RunArguments
 BACKSTOP: Final = timedelta(minutes=5)
 """Temporal ends a run that is so long past its own time limit; left to itself it never gets there."""
 MAX_METADATA_BYTES: Final = 16 * 1024
-LISTED_TASK: Final = 200
-"""Characters of the task that lists show."""
-SUMMARY_TASK: Final = 80
-"""Characters of the task in the one line that the Temporal Web UI shows above the run."""
-DETAILS_TASK: Final = 4000
+LISTED_INPUT: Final = 200
+"""Characters of the input that lists show."""
+SUMMARY_INPUT: Final = 80
+"""Characters of the input in the one line that the Temporal Web UI shows above the run."""
+DETAILS_INPUT: Final = 4000
 
 
 def run_id_for(key: str | None, *, org: str | None) -> str:
@@ -78,15 +78,15 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
 
     Raises:
         UnknownAgentError: The app has no such agent.
-        InputTooLargeError: Task or metadata are over their limit.
+        InputTooLargeError: Input or metadata are over their limit.
     """
-    _check_size("task", len(new.task.encode()), MAX_TASK_BYTES)
+    _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
     agent = app.agent(new.agent, new.version)
     given = {name: getattr(new.limits, name) for name in new.limits.model_fields_set}
     return RunArguments(
         spec=app.resolve(agent),
-        task=new.task,
+        input=new.input,
         limits=agent.limits.model_copy(update=given),
         user=new.user,
         org=new.org,
@@ -125,7 +125,7 @@ async def start_workflow(
                 [SearchAttributePair(key, value) for key, value in attributes.items() if value is not None]
             ),
             memo={
-                MEMO_TASK: arguments.task[:LISTED_TASK],
+                MEMO_INPUT: arguments.input[:LISTED_INPUT],
                 MEMO_REQUEST: request,
                 MEMO_STARTED: datetime.now(UTC),
             },
@@ -141,7 +141,7 @@ def _check_size(what: str, size: int, limit: int) -> None:
 
 
 def _summary(arguments: RunArguments) -> str:
-    return f"{arguments.spec.name}: {' '.join(arguments.task.split())[:SUMMARY_TASK]}"
+    return f"{arguments.spec.name}: {' '.join(arguments.input.split())[:SUMMARY_INPUT]}"
 
 
 def _details(arguments: RunArguments) -> str:
@@ -155,5 +155,5 @@ def _details(arguments: RunArguments) -> str:
     }
     lines = [f"- {name}: `{value.replace('`', ' ')}`" for name, value in facts.items() if value]
     # Indented by four, Markdown shows a text as it is, whatever it holds.
-    task = "\n".join(f"    {line}" for line in arguments.task[:DETAILS_TASK].splitlines())
-    return "\n".join([*lines, "", "Task:", "", task])
+    task = "\n".join(f"    {line}" for line in arguments.input[:DETAILS_INPUT].splitlines())
+    return "\n".join([*lines, "", "Input:", "", task])

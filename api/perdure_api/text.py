@@ -62,7 +62,7 @@ at either end: they are refused, as such a filter would find nothing, or other r
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"), AfterValidator(_encodable)]
 """Text of several lines without other control characters."""
 
-Task = Annotated[Text, StringConstraints(min_length=1), AfterValidator(_not_blank)]
+Input = Annotated[Text, StringConstraints(min_length=1), AfterValidator(_not_blank)]
 """What a user asks."""
 
 Arguments = Annotated[JsonObject, AfterValidator(_plain_json)]

@@ -78,7 +78,7 @@ class RunStarted(Event):
     agent: str
     version: str
     model: str
-    task: str
+    input: str
     tools: tuple[str, ...] = ()
     limits: Limits = Limits()
     user: str | None = None

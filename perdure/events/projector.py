@@ -85,7 +85,7 @@ class Projector:
             agent=run.spec.name,
             version=run.spec.version,
             model=run.spec.model,
-            task=run.task,
+            input=run.input,
             tools=tuple(tool.name for tool in run.spec.tools),
             limits=run.limits,
             user=run.user,

@@ -97,7 +97,7 @@ class ScriptedRequest:
         return sum(isinstance(message, AssistantMessage) for message in self.messages)
 
     @property
-    def task(self) -> str:
+    def input(self) -> str:
         """What the user asked first."""
         return next((message.text for message in self.messages if isinstance(message, UserMessage)), "")
 

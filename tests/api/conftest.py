@@ -59,7 +59,7 @@ class Api:
 
     async def start(self, **fields: Any) -> str:
         """Start a run and return its id."""
-        response = await self.http.post("/v1/runs", json={"agent": "tester", "task": "go", **fields})
+        response = await self.http.post("/v1/runs", json={"agent": "tester", "input": "go", **fields})
         assert response.status_code == 202, response.text
         run_id: str = response.json()["run_id"]
         return run_id

@@ -160,7 +160,7 @@ async def test_the_inbox_has_what_waits_in_all_runs(api: Api) -> None:
     """Oldest first, with the run that asks, by filters, and without a worker."""
     org = f"acme-{uuid.uuid4().hex[:8]}"
     async with api.worker(echo):
-        first = await api.start(org=org, user="ann", task="refund o1")
+        first = await api.start(org=org, user="ann", input="refund o1")
         await api.approval(first)
         second = await api.start(org=org, user="bob")
         await api.approval(second)
@@ -179,7 +179,7 @@ async def test_the_inbox_has_what_waits_in_all_runs(api: Api) -> None:
     assert [item["run_id"] for item in await inbox(user="bob", agent="tester", tool="refund")] == [second]
     assert await inbox(tool="look") == await inbox(user="carl") == []
     item = everything[0]
-    assert (item["tool"], item["arguments"], item["task"]) == ("refund", {"order": "o1", "amount": 5}, "refund o1")
+    assert (item["tool"], item["arguments"], item["input"]) == ("refund", {"order": "o1", "amount": 5}, "refund o1")
 
 
 async def test_a_decided_approval_leaves_the_inbox(api: Api) -> None:

@@ -49,7 +49,7 @@ async def test_a_problem_names_each_wrong_field(api: Api) -> None:
     response = await api.http.post("/v1/runs", json={"agent": "a b", "limits": {"max_steps": 0}, "colour": "red"})
 
     fields = {error["field"] for error in response.json()["errors"]}
-    assert fields == {"body.agent", "body.task", "body.limits.max_steps", "body.colour"}
+    assert fields == {"body.agent", "body.input", "body.limits.max_steps", "body.colour"}
 
 
 async def test_a_body_is_not_read_beyond_its_limit(api: Api) -> None:
@@ -131,7 +131,7 @@ async def test_a_keyed_api_serves_who_has_the_key(client: Client) -> None:
 async def test_an_api_without_a_key_answers_this_machine_only(client: Client) -> None:
     """A web page that rebinds its name to loopback, or posts from its own origin, gets 403 and starts nothing."""
     api = Api(client)
-    body = {"agent": "tester", "task": "go"}
+    body = {"agent": "tester", "input": "go"}
 
     async with over_asgi(api.asgi, base_url="http://evil.example:8000") as rebound, api.http as http:
         responses = [
@@ -156,7 +156,7 @@ async def test_without_temporal_the_api_says_so() -> None:
             path: (await http.get(path)).status_code
             for path in ("/healthz", "/readyz", "/v1/agents", "/v1/runs", "/v1/runs/run-0", "/v1/approvals")
         }
-        start = await http.post("/v1/runs", json={"agent": "tester", "task": "go"})
+        start = await http.post("/v1/runs", json={"agent": "tester", "input": "go"})
 
     assert statuses == {
         "/healthz": 200,

@@ -240,7 +240,7 @@ async def restless() -> AsyncIterator[Api]:
 
 async def test_a_run_of_several_executions_is_one_run(restless: Api) -> None:
     """After continue-as-new it is listed once, dated by its first start, and repeating its request starts nothing."""
-    body, headers = {"agent": "tester", "task": "go"}, {"Idempotency-Key": "k"}
+    body, headers = {"agent": "tester", "input": "go"}, {"Idempotency-Key": "k"}
     looks = [LOOK] * 12
     async with restless.worker(in_turns(*looks, answer("done"))):
         first = (await restless.http.post("/v1/runs", json=body, headers=headers)).json()

@@ -16,18 +16,18 @@ from tests.harness import answer, in_turns
 
 async def test_a_started_run_has_an_address(api: Api) -> None:
     """202, an id, and a Location under which the run is found while no worker is running."""
-    response = await api.http.post("/v1/runs", json={"agent": "tester", "task": "refund o1", "user": "ann"})
+    response = await api.http.post("/v1/runs", json={"agent": "tester", "input": "refund o1", "user": "ann"})
     run = await api.get(response.headers["Location"])
 
     assert (response.status_code, response.json()["created"]) == (202, True)
     assert (run["run_id"], run["status"], run["live"]) == (response.json()["run_id"], "running", False)
-    assert (run["agent"], run["version"], run["task"], run["user"]) == ("tester", "1", "refund o1", "ann")
+    assert (run["agent"], run["version"], run["input"], run["user"]) == ("tester", "1", "refund o1", "ann")
 
 
 async def test_wait_returns_the_result_of_a_run_that_ends_in_time(api: Api) -> None:
     """One request is enough for a short run."""
     async with api.worker(in_turns(answer("hello"))):
-        response = await api.http.post("/v1/runs?wait=20", json={"agent": "tester", "task": "go"})
+        response = await api.http.post("/v1/runs?wait=20", json={"agent": "tester", "input": "go"})
 
     assert response.status_code == 200
     run = response.json()
@@ -37,7 +37,7 @@ async def test_wait_returns_the_result_of_a_run_that_ends_in_time(api: Api) -> N
 
 async def test_wait_gives_up_on_a_run_that_takes_longer(api: Api) -> None:
     """The run goes on, and the answer is that of a request without wait."""
-    response = await api.http.post("/v1/runs?wait=1", json={"agent": "tester", "task": "go"})
+    response = await api.http.post("/v1/runs?wait=1", json={"agent": "tester", "input": "go"})
 
     assert response.status_code == 202
     assert response.json()["created"]
@@ -45,7 +45,7 @@ async def test_wait_gives_up_on_a_run_that_takes_longer(api: Api) -> None:
 
 async def test_an_idempotency_key_starts_one_run(api: Api) -> None:
     """The same request with the same key, even at the same time, names the one run that it started."""
-    body = {"agent": "tester", "task": "go", "org": "acme"}
+    body = {"agent": "tester", "input": "go", "org": "acme"}
     headers = {"Idempotency-Key": f"key of {api.settings.task_queue}"}
 
     responses = await asyncio.gather(*[api.http.post("/v1/runs", json=body, headers=headers) for _ in range(5)])
@@ -57,11 +57,11 @@ async def test_an_idempotency_key_starts_one_run(api: Api) -> None:
 
 async def test_an_idempotency_key_is_good_for_one_request_of_one_organisation(api: Api) -> None:
     """Another request with the key is refused; another organisation's key is another key."""
-    body = {"agent": "tester", "task": "go", "org": "acme"}
+    body = {"agent": "tester", "input": "go", "org": "acme"}
     headers = {"Idempotency-Key": f"key of {api.settings.task_queue}"}
     first = await api.http.post("/v1/runs", json=body, headers=headers)
 
-    changed = await api.http.post("/v1/runs", json={**body, "task": "go away"}, headers=headers)
+    changed = await api.http.post("/v1/runs", json={**body, "input": "go away"}, headers=headers)
     elsewhere = await api.http.post("/v1/runs", json={**body, "org": "globex"}, headers=headers)
 
     assert changed.status_code == 422
@@ -72,14 +72,14 @@ async def test_an_idempotency_key_is_good_for_one_request_of_one_organisation(ap
 async def test_a_chosen_id_is_its_own_idempotency_key(api: Api) -> None:
     """The command line names runs; the same id with another request is refused, and an impossible one too."""
     runs, chosen = api.asgi.state.runs, f"my.run:{api.settings.task_queue}"
-    new = NewRun(agent="tester", task="go")
+    new = NewRun(agent="tester", input="go")
 
     first = await runs.start(new, run_id=chosen)
     again = await runs.start(new, run_id=chosen)
 
     assert (first.run_id, first.created, again.created) == (chosen, True, False)
     with pytest.raises(IdempotencyKeyReusedError, match=chosen):
-        await runs.start(NewRun(agent="tester", task="go away"), run_id=chosen)
+        await runs.start(NewRun(agent="tester", input="go away"), run_id=chosen)
     with pytest.raises(InvalidInputError, match="letters"):
         await runs.start(new, run_id="a/b")
 
@@ -95,17 +95,17 @@ async def test_given_limits_replace_the_agents(api: Api) -> None:
     assert (limits["max_steps"], limits["run_timeout"], limits["model_timeout"]) == (7, "PT1M30S", "PT10M")
 
 
-GOOD = {"agent": "tester", "task": "go"}
+GOOD = {"agent": "tester", "input": "go"}
 BAD: dict[str, tuple[Any, int, str]] = {
     "no JSON": (b'{"agent": ', 422, "JSON"),
     "no object": (b"[]", 422, "body"),
-    "broken UTF-8": (b'{"agent": "tester", "task": "\xff"}', 400, "pars"),
-    "nested too deep": (b'{"agent": "tester", "task": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "pars"),
-    "half a surrogate pair": (b'{"agent": "tester", "task": "\\ud800"}', 422, "task"),
-    "NUL in the task": ({**GOOD, "task": "a\0b"}, 422, "task"),
-    "blank task": ({**GOOD, "task": " \n "}, 422, "blank"),
-    "no task": ({"agent": "tester"}, 422, "task"),
-    "task of a wrong type": ({**GOOD, "task": {"text": "go"}}, 422, "task"),
+    "broken UTF-8": (b'{"agent": "tester", "input": "\xff"}', 400, "pars"),
+    "nested too deep": (b'{"agent": "tester", "input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "pars"),
+    "half a surrogate pair": (b'{"agent": "tester", "input": "\\ud800"}', 422, "input"),
+    "NUL in the input": ({**GOOD, "input": "a\0b"}, 422, "input"),
+    "blank input": ({**GOOD, "input": " \n "}, 422, "blank"),
+    "no input": ({"agent": "tester"}, 422, "input"),
+    "input of a wrong type": ({**GOOD, "input": {"text": "go"}}, 422, "input"),
     "unknown agent": ({**GOOD, "agent": "nobody"}, 422, "tester"),
     "unknown version": ({**GOOD, "version": "99"}, 422, "version"),
     "impossible agent name": ({**GOOD, "agent": "a b"}, 422, "agent"),
@@ -120,8 +120,8 @@ BAD: dict[str, tuple[Any, int, str]] = {
     "unknown limit": ({**GOOD, "limits": {"steps": 5}}, 422, "steps"),
     "metadata of a wrong type": ({**GOOD, "metadata": {"a": 1}}, 422, "metadata"),
     "large metadata": ({**GOOD, "metadata": {"a": "x" * 17_000}}, 413, "metadata"),
-    "large task": ({**GOOD, "task": "é" * 300_000}, 413, "524,288"),
-    "large body": ({**GOOD, "task": "x" * 5_000_000}, 413, "4,194,304"),
+    "large input": ({**GOOD, "input": "é" * 300_000}, 413, "524,288"),
+    "large body": ({**GOOD, "input": "x" * 5_000_000}, 413, "4,194,304"),
 }
 
 
@@ -152,7 +152,7 @@ async def test_a_bad_wait_starts_nothing(api: Api, query: str) -> None:
 
 async def test_a_form_is_no_request(api: Api) -> None:
     """What a web page could send without asking first is not taken for JSON."""
-    response = await api.http.post("/v1/runs", content=b'{"agent": "tester", "task": "go"}')
+    response = await api.http.post("/v1/runs", content=b'{"agent": "tester", "input": "go"}')
 
     assert response.status_code == 422
     assert await api.started() == 0

@@ -30,7 +30,7 @@ class Caller:
         """Start a run and return its id; whoever asks twice gets the same run."""
 
         async def ask() -> str:
-            answer = await self._answer("POST", "/v1/runs", json={"agent": "clerk", "task": task}, key=key)
+            answer = await self._answer("POST", "/v1/runs", json={"agent": "clerk", "input": task}, key=key)
             if answer is None:
                 return ""
             started = _content(answer, 202)

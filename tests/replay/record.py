@@ -98,7 +98,7 @@ async def everything(client: Client) -> Handle:
         )
     )
     async with serving(client, app, model) as settings:
-        handle = await start(client, app, settings, task="Order 1042 arrived broken, I want my money back.")
+        handle = await start(client, app, settings, text="Order 1042 arrived broken, I want my money back.")
         small, large = await pending(handle, count=2)
         await handle.signal("approve", {"approval_id": "nothing-asked", "decided_by": "eve"})
         await handle.signal("approve", {"approval_id": small.approval_id, "decided_by": "ann", "reason": "fair"})

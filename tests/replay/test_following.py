@@ -141,13 +141,13 @@ async def test_payloads_come_decoded(client: Client) -> None:
     app, task = shop(), "broken " * 10_000
 
     async with serving(client, app, InProcessModel(in_turns(answer("Sorry.")))) as settings:
-        handle = await start(client, app, settings, task=task)
+        handle = await start(client, app, settings, text=task)
         await handle.result()
     histories = await fetch_executions(client, handle.id)
 
     started = next(iter(project(histories)))
     assert isinstance(started, RunStarted)
-    assert started.task == task
+    assert started.input == task
     assert "perdure-zstd" not in export(histories)
     assert (await replay(load(export(histories)))).deterministic
 

@@ -39,7 +39,7 @@ class Handmade:
         self.events: list[RunEvent] = []
         self.length = 0
         spec = AgentSpec(name="support", version="3", model="anthropic:claude")
-        started = RunInput(spec=spec, task="help me", user="ann").model_dump(mode="json")
+        started = RunInput(spec=spec, input="help me", user="ann").model_dump(mode="json")
         if state:
             started["state"] = state.model_dump(mode="json")
         self.add("workflow_execution_started", input=_arguments(started))

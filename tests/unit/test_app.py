@@ -51,7 +51,7 @@ def test_a_spec_is_the_same_after_a_journey() -> None:
     app = desk()
     spec = app.resolve(app.agent("desk"))
 
-    travelled = RunInput.model_validate_json(RunInput(spec=spec, task="hi").model_dump_json()).spec
+    travelled = RunInput.model_validate_json(RunInput(spec=spec, input="hi").model_dump_json()).spec
 
     assert travelled == spec
     assert travelled.digest() == spec.digest()

@@ -101,7 +101,7 @@ def test_a_run_starts_with_what_it_was_asked() -> None:
     assert isinstance(started, RunStarted)
     assert (started.id, started.at) == ("0.1", BEGIN)
     assert (started.agent, started.version, started.model) == ("support", "3", "anthropic:claude")
-    assert (started.task, started.user) == ("help me", "ann")
+    assert (started.input, started.user) == ("help me", "ann")
 
 
 def test_a_reply_tells_its_words_calls_and_use() -> None:

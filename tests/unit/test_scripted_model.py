@@ -336,7 +336,7 @@ def test_a_script_can_be_asked_without_a_server() -> None:
 
     request = ScriptedRequest(conversation)
 
-    assert (request.turn, request.task) == (2, "Where is it?")
+    assert (request.turn, request.input) == (2, "Where is it?")
     assert request.result("find_order") == ToolResult(call_id="t1", content="late")
     assert request.result("other") is None
 

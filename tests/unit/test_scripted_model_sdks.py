@@ -42,7 +42,7 @@ async def model() -> AsyncIterator[ScriptedModel]:
     }
 
     def answer(request: ScriptedRequest) -> Turn:
-        return turns[request.task]
+        return turns[request.input]
 
     async with ScriptedModel(answer) as server:
         yield server

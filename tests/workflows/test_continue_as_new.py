@@ -88,7 +88,7 @@ async def test_the_model_sees_the_whole_conversation(
     model = InProcessModel(lambda messages: read_pages(8, messages))
 
     async with serving(restless.client, app, model, cached_runs=cached_runs) as settings:
-        handle = await start(restless.client, app, settings, task="read")
+        handle = await start(restless.client, app, settings, text="read")
         result = await handle.result()
 
     assert result.output == "read 8 pages in 17 messages"

@@ -61,7 +61,7 @@ async def test_a_run_ends_with_the_models_answer_and_its_totals(client: Client) 
     model = InProcessModel(in_turns(wish(("add", {"a": 2})), answer("It is 3.")))
 
     async with serving(client, app, model) as settings:
-        handle = await start(client, app, settings, task="2 + 1?")
+        handle = await start(client, app, settings, text="2 + 1?")
         result = await handle.result()
 
     assert result.status is RunStatus.COMPLETED

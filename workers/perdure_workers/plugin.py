@@ -58,7 +58,9 @@ class Perdure(SimplePlugin):
         model = ModelActivities(
             app, providers=self.providers, transcripts=self.transcripts, prices=settings.prices, worker=worker
         )
-        tools = ToolActivities(app, transcripts=self.transcripts, worker=worker)
+        self._tools = tools = ToolActivities(
+            app, transcripts=self.transcripts, worker=worker, threads=settings.max_concurrent_activities
+        )
         super().__init__(
             "perdure",
             data_converter=partial(data_converter, compress_above=settings.compress_above_bytes),
@@ -100,5 +102,6 @@ class Perdure(SimplePlugin):
         try:
             yield
         finally:
+            self._tools.close()
             for provider in self.providers.values():
                 await provider.close()

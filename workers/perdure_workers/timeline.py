@@ -120,7 +120,7 @@ class Timeline:
             no_wrap=True,
             highlight=False,
         )
-        self._console.print(Text(line(event.task), overflow="ellipsis"), no_wrap=True, highlight=False)
+        self._console.print(Text(line(event.input), overflow="ellipsis"), no_wrap=True, highlight=False)
         self._console.print()
 
     def _replied(self, event: ModelReplied) -> None:

@@ -71,7 +71,7 @@ class AgentRun:
         self._publication = Publication(self._state, self._approvals)
         self._alarm: asyncio.Task[None] | None = None
         if arguments.state is None:
-            self._say(arguments.task)
+            self._say(arguments.input)
 
     @workflow.run
     async def run(self, arguments: RunArguments) -> RunResult:

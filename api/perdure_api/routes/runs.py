@@ -19,7 +19,7 @@ router = APIRouter(prefix="/runs", tags=["runs"])
 
 EXAMPLE = {
     "agent": "support",
-    "task": "Refund order 1042, it arrived broken.",
+    "input": "Refund order 1042, it arrived broken.",
     "user": "ann",
     "limits": {"max_steps": 20},
 }

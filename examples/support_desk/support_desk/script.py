@@ -23,10 +23,10 @@ _ORDER_ID = re.compile(r"\bA-\d{4,}\b")
 
 def answer(request: ScriptedRequest) -> Turn:
     """Take the next step that the conversation asks for."""
-    email = _EMAIL.search(request.task)
+    email = _EMAIL.search(request.input)
     if email is None:
         return Turn("Please tell me the e-mail address of your order, so that I can look it up.")
-    named = _ORDER_ID.search(request.task)
+    named = _ORDER_ID.search(request.input)
     if (found := request.result("find_orders")) is None:
         return _look_up(email.group(), named.group() if named else None)
     orders = _read(found, TypeAdapter(list[Order]))

@@ -16,7 +16,7 @@ STREAM_TEXT = "The case is settled, and this is the long letter that says so. " 
 
 def answer(request: ScriptedRequest) -> Turn:
     """Take the next step of the plan that the task names."""
-    plan, case, *rest = request.task.split()
+    plan, case, *rest = request.input.split()
     return PLANS[plan](request, case, *rest)
 
 
@@ -60,6 +60,7 @@ PLANS: dict[str, Plan] = {
     "read": _read,
     "transfer": _one_call("transfer"),
     "ponder": _one_call("ponder"),
+    "charge_slowly": _one_call("charge_slowly"),
     "stream": _stream,
 }
 script = Script(answer)

@@ -19,9 +19,9 @@ def run(
     agent: Annotated[
         str, typer.Argument(metavar="AGENT", help="The agent's name, or NAME@VERSION.", show_default=False)
     ],
-    task: Annotated[
+    text: Annotated[
         str,
-        typer.Argument(metavar="TASK", help="What it is to do; '-' reads it from standard input.", show_default=False),
+        typer.Argument(metavar="INPUT", help="What it is to do; '-' reads it from standard input.", show_default=False),
     ],
     key: Annotated[
         str | None,
@@ -54,7 +54,7 @@ def run(
 
     order = Order(
         agent=agent,
-        task=task,
+        input=text,
         key=key,
         session=session,
         user=user,

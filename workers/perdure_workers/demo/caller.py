@@ -23,9 +23,9 @@ class Caller:
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
-    async def start(self, *, agent: str, task: str, user: str) -> str:
+    async def start(self, *, agent: str, text: str, user: str) -> str:
         """Start a run and return its id."""
-        answer = await self._client.post("/v1/runs", json={"agent": agent, "task": task, "user": user})
+        answer = await self._client.post("/v1/runs", json={"agent": agent, "input": text, "user": user})
         run_id: object = _content(answer)["run_id"]
         return str(run_id)
 

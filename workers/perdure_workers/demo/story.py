@@ -30,7 +30,7 @@ from perdure_workers.timeline import Timeline
 
 FOLDER: Final = Path(".perdure") / "demo"
 CUSTOMER: Final = "ann@example.com"
-TASK: Final = f"I am {CUSTOMER}. My espresso machine, order A-1001, arrived broken. Please refund it."
+REQUEST: Final = f"I am {CUSTOMER}. My espresso machine, order A-1001, arrived broken. Please refund it."
 PATIENCE: Final = timedelta(minutes=2)
 """Between two events of the run."""
 PAID_WITHIN: Final = timedelta(seconds=30)
@@ -81,7 +81,7 @@ class _Story:
 
     async def run(self) -> list[Promise]:
         """Start the run, follow it, decide, kill the worker, and compare the end with the promises."""
-        self.run_id = await self._client.start(agent=self._stage.model.agent, task=TASK, user=CUSTOMER)
+        self.run_id = await self._client.start(agent=self._stage.model.agent, text=REQUEST, user=CUSTOMER)
         _say(self._console, f"POST /v1/runs started run {self.run_id}. Its timeline, as it happens:\n")
         events = [event async for event in self._followed()]
         ended = events[-1]

@@ -51,7 +51,7 @@ async def list_runs(
     elif found:
         _print_table(found, console())
     elif wanted == RunFilter():
-        console().print('no runs yet; start one with: perdure run AGENT "TASK"')
+        console().print('no runs yet; start one with: perdure run AGENT "INPUT"')
     else:
         console().print("no run passes this filter")
 
@@ -92,7 +92,7 @@ async def _newest(runs: Runs, wanted: RunFilter, limit: int) -> list[RunSummary]
 def _print_table(runs: list[RunSummary], out: Console) -> None:
     """Print one line for each run, on a terminal cut at its width, and whole elsewhere."""
     now = datetime.now(UTC)
-    rows = [("run", "agent", "status", "steps", "cost", "age", "task")]
+    rows = [("run", "agent", "status", "steps", "cost", "age", "input")]
     rows += [
         (
             run.run_id,
@@ -101,7 +101,7 @@ def _print_table(runs: list[RunSummary], out: Console) -> None:
             str(run.steps),
             money(run.cost_usd),
             f"{span(now - run.started_at)}",
-            line(run.task),
+            line(run.input),
         )
         for run in runs
     ]

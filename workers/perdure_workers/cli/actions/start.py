@@ -25,7 +25,7 @@ class Order:
 
     agent: str
     """`NAME` or `NAME@VERSION`."""
-    task: str
+    input: str
     """`-` is standard input."""
     key: str | None
     session: str | None
@@ -62,7 +62,7 @@ def _new_run(order: Order) -> NewRun:
             {
                 "agent": name,
                 "version": version or None,
-                "task": sys.stdin.read() if order.task == "-" else order.task,
+                "input": sys.stdin.read() if order.input == "-" else order.input,
                 "user": order.user,
                 "org": order.org,
                 "session_id": order.session,
