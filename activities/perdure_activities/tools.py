@@ -8,9 +8,11 @@ but a result or a `ToolError` leaves its outcome unknown.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
 
 import structlog
@@ -33,16 +35,28 @@ log = structlog.get_logger(__name__)
 
 
 class _StillRunningError(Exception):
-    """A plain function's time is over, and its thread goes on."""
+    """A plain function's time, or its worker's, is over, and its thread goes on."""
 
 
 class ToolActivities:
     """Tool calls of one worker process."""
 
-    def __init__(self, app: App, *, transcripts: Transcripts, worker: str) -> None:
+    def __init__(self, app: App, *, transcripts: Transcripts, worker: str, threads: int) -> None:
         self._app = app
         self._transcripts = transcripts
         self._worker = worker
+        self._max_threads = threads
+        self._threads = self._new_threads()
+
+    def close(self) -> None:
+        """Let the threads go; one that still runs ends with the process. Another worker of the plugin gets new ones."""
+        threads, self._threads = self._threads, self._new_threads()
+        threads.shutdown(wait=False, cancel_futures=True)
+
+    def _new_threads(self) -> Executor:
+        # Not asyncio's own threads: those are few, so that calls would wait in line while their time runs, and the
+        # end of a loop waits for each of them.
+        return ThreadPoolExecutor(self._max_threads, thread_name_prefix="tool")
 
     @activity.defn
     async def call_tool(self, call: ToolCall) -> ToolOutcome:
@@ -55,13 +69,18 @@ class ToolActivities:
         with heartbeats() as pulse:
             try:
                 async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
-                    result = await _invoke(tool, tool.function, arguments, call, pulse)
+                    result = await self._invoke(tool, tool.function, arguments, call, pulse)
             except ToolError as error:
                 return self._failed(call, error.message, retry=error.retry, kind="tool_error")
+            except _StillRunningError as error:
+                if deadline.expired():
+                    return self._broke(call, f"it took longer than {_seconds(call)} and is still running", error)
+                if call.effect == Effect.ONCE:
+                    return self._broke(call, "its worker was stopped while it was still running", error)
+                raise asyncio.CancelledError from error
             except Exception as error:  # user code may raise anything
                 if deadline.expired():
-                    running = " and is still running" if isinstance(error, _StillRunningError) else ""
-                    return self._broke(call, f"it took longer than {call.timeout.total_seconds():g} s{running}", error)
+                    return self._broke(call, f"it took longer than {_seconds(call)}", error)
                 log.warning("tool_raised", error=type(error).__name__, exc_info=True)
                 return self._broke(call, f"{type(error).__name__}: {error}", error)
         return self._outcome(call, write_result(result), is_error=False)
@@ -83,10 +102,25 @@ class ToolActivities:
             raise ApplicationError(f"{call.tool} has no reconcile probe here", type="probe_missing", non_retryable=True)
         with heartbeats() as pulse:
             async with asyncio.timeout(call.timeout.total_seconds()):
-                found = await _invoke(tool, tool.reconcile, read_arguments(tool, call.arguments), call, pulse)
+                found = await self._invoke(tool, tool.reconcile, read_arguments(tool, call.arguments), call, pulse)
         if isinstance(found, NotDone):
             return Reconciliation(done=False)
         return Reconciliation(done=True, outcome=self._outcome(call, write_result(found), is_error=False))
+
+    async def _invoke(
+        self, tool: Tool, function: ToolFunction, arguments: BaseModel, call: ToolCall, pulse: Pulse
+    ) -> object:
+        named = by_parameter(arguments)
+        cancelled = threading.Event()
+        context = (_context(call, pulse, cancelled),) if tool.takes_context else ()
+        try:
+            if inspect.iscoroutinefunction(function):
+                return await function(*context, **named)
+            result = await _in_thread(self._threads, lambda: function(*context, **named), cancelled)
+            return await result if inspect.isawaitable(result) else result
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
     def _tool(self, call: ToolCall) -> Tool:
         tool = self._app.find_tool(call.tool)
@@ -114,23 +148,10 @@ class ToolActivities:
         return ToolOutcome(content=content, is_error=is_error, worker=self._worker)
 
 
-async def _invoke(tool: Tool, function: ToolFunction, arguments: BaseModel, call: ToolCall, pulse: Pulse) -> object:
-    named = by_parameter(arguments)
-    cancelled = threading.Event()
-    context = (_context(call, pulse, cancelled),) if tool.takes_context else ()
-    try:
-        if inspect.iscoroutinefunction(function):
-            return await function(*context, **named)
-        result = await _in_thread(lambda: function(*context, **named), cancelled)
-        return await result if inspect.isawaitable(result) else result
-    except asyncio.CancelledError:
-        cancelled.set()
-        raise
-
-
-async def _in_thread(function: Callable[[], object], cancelled: threading.Event) -> object:
+async def _in_thread(threads: Executor, function: Callable[[], object], cancelled: threading.Event) -> object:
     """Run a plain function. A thread cannot be stopped, only told; what it still does in its overtime counts."""
-    thread = asyncio.create_task(asyncio.to_thread(function))
+    in_context = contextvars.copy_context().run
+    thread = asyncio.get_running_loop().run_in_executor(threads, in_context, function)
     thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be left to ask
     try:
         return await asyncio.shield(thread)
@@ -139,9 +160,13 @@ async def _in_thread(function: Callable[[], object], cancelled: threading.Event)
         await asyncio.wait([thread], timeout=OVERTIME.total_seconds())
         if thread.done():
             return thread.result()
-        if activity.is_cancelled():
+        if activity.is_cancelled() and not activity.is_worker_shutdown():
             raise
         raise _StillRunningError from error
+
+
+def _seconds(call: ToolCall) -> str:
+    return f"{call.timeout.total_seconds():g} s"
 
 
 def _context(call: ToolCall, pulse: Pulse, cancelled: threading.Event) -> ToolContext:
