@@ -110,7 +110,7 @@ def report(cluster: Cluster, caller: Caller, human: Human) -> None:
 
 async def start(runs: Runs, task: str) -> str:
     """Start a run of the clerk and return its id."""
-    return (await runs.start(NewRun(agent="clerk", task=task))).run_id
+    return (await runs.start(NewRun(agent="clerk", input=task))).run_id
 
 
 async def end(runs: Runs, run_id: str) -> RunDetail:
@@ -211,6 +211,28 @@ async def test_a_call_that_outlasts_the_grace_is_made_again(cluster: Cluster) ->
     assert worker.ends == [0]
     assert (ended.status, ended.output) == (RunStatus.COMPLETED, "thoughts on case-1")
     assert [attempt.over for attempt in cluster.ledger.attempts()] == [True, True]
+
+
+async def test_a_stopping_worker_leaves_no_thread_behind_that_takes_effect_later(cluster: Cluster) -> None:
+    """A worker ends soon after its grace, a plain function with it; a `once` call that ran in one is put to a human."""
+    worker = cluster.add_worker(PERDURE_SHUTDOWN_GRACE_SECONDS="0.5")
+    runs = await gateway(cluster)
+    run_id = await start(runs, "charge_slowly case-1 28")
+    await eventually(cluster.ledger.attempts, within=SOON, what="the call")
+
+    assert worker.child is not None
+    os.kill(worker.child.pid, signal.SIGTERM)
+    await eventually(lambda: worker.ends, within=timedelta(seconds=20), what="the worker's end")
+    [asked] = await eventually(lambda: runs.approvals(InboxFilter()), within=SOON, what="the question")
+    done = DecisionRequest(decision="approve", decided_by="ann", outcome="done", result="nothing was charged")
+    await runs.decide(run_id, asked.approval_id, done)
+    ended = await end(runs, run_id)
+
+    assert worker.ends == [0]
+    assert "still running" in asked.reason
+    assert (ended.status, ended.output) == (RunStatus.COMPLETED, "nothing was charged")
+    assert [attempt.over for attempt in cluster.ledger.attempts()] == [False]
+    assert cluster.ledger.effects() == []
 
 
 async def test_runs_of_a_killed_worker_go_on_after_its_restart(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -39,6 +40,11 @@ def charge_made(ctx: ToolContext, case: str) -> str | NotDone:
     return made[0].receipt if made else NOT_DONE
 
 
+def charge_made_slowly(ctx: ToolContext, case: str, seconds: float) -> str | NotDone:
+    """Tell the same of a slow charge."""
+    return charge_made(ctx, case)
+
+
 @app.tool(effect="once", approval="allow", timeout=TOOL_TIMEOUT, reconcile=charge_made)
 async def charge(ctx: ToolContext, case: str) -> str:
     """Charge a case; twice would be twice."""
@@ -70,6 +76,14 @@ async def transfer(ctx: ToolContext, case: str, seconds: float) -> str:
         return receipt
 
 
+@app.tool(effect="once", approval="allow", timeout=LONG_TOOL_TIMEOUT, reconcile=charge_made_slowly)
+def charge_slowly(ctx: ToolContext, case: str, seconds: float) -> str:
+    """Charge a case after that long, in a thread that nothing can stop."""
+    with Ledger.of_process().attempt(key=ctx.idempotency_key, tool="charge_slowly"):
+        time.sleep(seconds)
+        return Ledger.of_process().take_effect(key=ctx.idempotency_key, tool="charge_slowly", subject=case)
+
+
 @asynccontextmanager
 async def _attempt(ctx: ToolContext, tool: str) -> AsyncIterator[None]:
     with Ledger.of_process().attempt(key=ctx.idempotency_key, tool=tool):
@@ -83,7 +97,7 @@ app.add(
         name="clerk",
         model="openai-chat:scripted",
         instructions="Settle the case.",
-        tools=("look_up", "book", "charge", "refund", "ponder", "transfer"),
+        tools=("look_up", "book", "charge", "refund", "ponder", "transfer", "charge_slowly"),
         limits=Limits(max_steps=40, run_timeout=timedelta(minutes=10), model_timeout=timedelta(seconds=30)),
     )
 )
