@@ -93,7 +93,10 @@ async def _kill_and_recover(
     runs: int,
 ) -> Recovery:
     worker = await start_worker(None)
-    handles = [await start_run(worker) for _ in range(runs)]
+    handles = [await start_run(worker) for _ in range(runs // 2)]
+    # The others start when these are at their first tool call, so that calls of both kinds are lost.
+    await worker.until(lambda journal: any(entry.kind is Kind.TOOL for entry in journal))
+    handles += [await start_run(worker) for _ in range(runs - runs // 2)]
     await worker.until(lambda journal: _all_amid_calls(journal, runs=runs))
     worker.child.kill()
     await worker.child.wait()

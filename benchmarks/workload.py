@@ -114,8 +114,12 @@ class FixedModel:
 
 def _turn_after(messages: bytes) -> int:
     """Read the last tool call's number; a conversation without one is at its first turn."""
-    _, found, rest = messages.rpartition(f'"call_id":"{CALL_PREFIX}'.encode())
-    return int(rest[: rest.index(b'"')]) + 1 if found else 0
+    mark = f'"call_id":"{CALL_PREFIX}'.encode()
+    place = messages.rfind(mark)  # copies nothing, as partition would
+    if place < 0:
+        return 0
+    number = place + len(mark)
+    return int(messages[number : messages.index(b'"', number)]) + 1
 
 
 def app_for(plan: Plan, *, provider: str, tool: Callable[..., object]) -> tuple[App, Agent]:
