@@ -8,9 +8,10 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from perdure import Agent, App
 from perdure.agent import AgentSpec
@@ -32,6 +33,7 @@ from perdure_workers.worker import build_worker
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
 
+T = TypeVar("T")
 Script = Callable[[list[Message]], ProviderReply | Awaitable[ProviderReply]]
 Handle = WorkflowHandle[AgentRun, RunResult]
 
@@ -151,13 +153,32 @@ async def pending(handle: Handle, *, count: int = 1) -> list[PendingApproval]:
 
 async def view(handle: Handle) -> RunView:
     """Return the run as it is now."""
-    return await handle.query(AgentRun.view)
+    return await _answered(lambda: handle.query(AgentRun.view))
+
+
+async def page(handle: Handle) -> TranscriptPage:
+    """Return the first page of the transcript that the run's last execution holds."""
+    return await _answered(lambda: handle.query(AgentRun.transcript, TranscriptRequest(start=0)))
 
 
 async def transcript(handle: Handle) -> list[Message]:
     """Return the messages that the run's last execution holds."""
-    page: TranscriptPage = await handle.query(AgentRun.transcript, TranscriptRequest(start=0))
-    return list(page.messages)
+    return list((await page(handle)).messages)
+
+
+async def _answered(query: Callable[[], Awaitable[T]]) -> T:
+    """Ask until the run can answer: an execution that has just continued as new cannot for a moment."""
+
+    async def ask() -> list[T]:
+        try:
+            return [await query()]
+        except RPCError as error:
+            if error.status is not RPCStatusCode.FAILED_PRECONDITION:
+                raise
+            return []
+
+    [answer] = await eventually(ask, what="an answer")
+    return answer
 
 
 def assert_valid(messages: list[Message]) -> None:

@@ -10,18 +10,18 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, ToolContext
 from perdure.codec import data_converter
-from perdure.contracts import ApprovalsMemo, RunStatus, TranscriptPage, TranscriptRequest
+from perdure.contracts import ApprovalsMemo, RunStatus
 from perdure.messages import Message, UserMessage
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
-from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.transcript import ADOPT_AFTER
 from tests.harness import (
     InProcessModel,
     agent,
     answer,
     assert_valid,
+    page,
     pending,
     serving,
     start,
@@ -155,12 +155,11 @@ async def test_a_long_wait_takes_the_conversation_over_before_its_history_is_del
     async with serving(restless.client, app, model) as settings:
         handle = await start(restless.client, app, settings)
         [asked] = await pending(handle)
-        before: TranscriptPage = await handle.query(AgentRun.transcript, TranscriptRequest(start=0))
+        before = await page(handle)
         await restless.fast_forward(handle, ADOPT_AFTER + timedelta(minutes=1))
 
         async def adopted() -> bool:
-            page: TranscriptPage = await handle.query(AgentRun.transcript, TranscriptRequest(start=0))
-            return all(segment.closed_at > before.segments[-1].closed_at for segment in page.segments)
+            return all(segment.closed_at > before.segments[-1].closed_at for segment in (await page(handle)).segments)
 
         await eventually(adopted, within=timedelta(seconds=20))
         await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})

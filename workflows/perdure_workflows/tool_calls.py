@@ -250,7 +250,8 @@ def _describe(error: ActivityError, tool: ToolSpec) -> str:
     cause = error.cause
     if isinstance(cause, ActivityTimeoutError):
         if cause.type is TimeoutType.HEARTBEAT:
-            return f"{tool.name} failed: the worker that ran it was lost"
+            silence = f"{HEARTBEAT_TIMEOUT.total_seconds():g} s"
+            return f"{tool.name} failed: nothing was heard for {silence} of the worker that ran it"
         return f"{tool.name} failed: it took longer than {tool.timeout.total_seconds():g} s"
     if isinstance(cause, ApplicationError):
         return cause.message
