@@ -14,8 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from perdure.tool import ToolSpec
     from perdure_workflows.state import Call
 
-HEARTBEAT_TIMEOUT = timedelta(seconds=6)
-"""The runtime beats once a second: after six seconds of silence the worker is dead, or as good as."""
+HEARTBEAT_TIMEOUT = timedelta(seconds=5)
+"""The runtime beats once a second: after five seconds of silence the worker is dead, or as good as."""
 TIMEOUT_MARGIN = timedelta(seconds=5)
 """Added to what the activity enforces itself, with a better message, before the server steps in."""
 MODEL_ATTEMPTS = 10
