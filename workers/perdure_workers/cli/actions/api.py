@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
 
 STREAM_GRACE: Final = 3
-"""Seconds that open requests get when the API stops; event streams never end by themselves."""
+"""Seconds that open requests get when the API stops."""
 BACKLOG: Final = 2048
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,8 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
         stopping = asyncio.create_task(stop.wait())
         log.info("api_started", url=_url(listener))
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
+        # As uvicorn itself takes a signal: this is where open event streams hear of it.
+        server.handle_exit(signal.SIGTERM, None)
         stopping.cancel()
         await serving
         log.info("api_stopped")
