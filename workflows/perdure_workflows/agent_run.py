@@ -166,7 +166,8 @@ class AgentRun:
         self._transcript.append(message)
         self._state.tail = []
         self._state.model_worker = reply.worker
-        self._state.last_words = self._state.unfinished_text + message.text or self._state.last_words
+        text, self._state.unfinished_text = self._state.unfinished_text + message.text, ""
+        self._state.last_words = text or self._state.last_words
         self._state.calls = [self._open_call(part) for part in message.tool_calls]
         if reply.finish in FAILED_ENDS:
             self._fail(
@@ -176,18 +177,18 @@ class AgentRun:
                 )
             )
         if reply.finish is Finish.LENGTH:
-            self._go_on_after_cut(message.text)
+            self._go_on_after_cut(text, said=bool(message.text))
             return None
         if self._state.calls or reply.finish is Finish.PAUSE:
             return None
-        return self._stop(RunStatus.COMPLETED, output=self._state.unfinished_text + message.text)
+        return self._stop(RunStatus.COMPLETED, output=text)
 
-    def _go_on_after_cut(self, text: str) -> None:
+    def _go_on_after_cut(self, text: str, *, said: bool) -> None:
         if self._state.calls:
             for call in self._state.calls:
                 call.result = ToolResult(call_id=call.provider_id, content=CUT_CALL, is_error=True)
-        elif text:
-            self._state.unfinished_text += text
+        elif said:
+            self._state.unfinished_text = text
             self._say(GO_ON)
         else:
             limit = self._arguments.spec.max_output_tokens
