@@ -39,9 +39,13 @@ async def connect(
         lazy: Connect with the first call instead of now.
 
     Raises:
+        ConfigurationError: Temporal's own configuration, or the address, is wrong.
         ServerUnreachableError: Nothing answers there.
     """
-    config = ClientConfig.load_client_connect_config(override_env_vars=_environment())
+    try:
+        config = ClientConfig.load_client_connect_config(override_env_vars=_environment())
+    except (RuntimeError, OSError) as error:
+        raise ConfigurationError(f"Temporal's client configuration cannot be used: {error}") from error
     if address:
         config["target_host"] = address
     config.setdefault("target_host", DEFAULT_ADDRESS)
@@ -57,6 +61,8 @@ async def connect(
             f"no Temporal server answers at {config['target_host']}: {error}. Start one with 'perdure dev', or set "
             "TEMPORAL_ADDRESS"
         ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"{config['target_host']!r} is no address of a Temporal server: {error}") from error
 
 
 async def ensure_search_attributes(client: Client) -> None:

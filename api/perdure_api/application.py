@@ -37,14 +37,13 @@ Start agent runs, follow them, decide on their approvals. Errors are problems (R
 """
 
 
-def create_app(app: App, settings: Settings, *, client: Client | None = None, address: str | None = None) -> FastAPI:
+def create_app(app: App, settings: Settings, *, client: Client | None = None) -> FastAPI:
     """Return the API for an app's runs.
 
     Args:
         app: Agents and tools.
         settings: The API key, the task queue, links.
         client: A connected client; default: one that connects with the first request that needs it.
-        address: Of the Temporal server, as for `perdure.connection.connect`.
 
     Raises:
         ConfigurationError: The app is wrong (see `App.check`).
@@ -53,7 +52,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None, ad
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        connected = client or await connect(settings, address=address, lazy=True)
+        connected = client or await connect(settings, lazy=True)
         api.state.runs = Runs(connected, app, settings)
         preparing = asyncio.create_task(_prepare(connected))
         try:

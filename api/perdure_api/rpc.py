@@ -48,9 +48,9 @@ def temporal_errors(*, run_id: str | None = None) -> Iterator[None]:
         yield
     except RPCError as error:
         raise _translated(error, run_id) from error
-    except RuntimeError as error:
-        # A lazy client says so when its first connection fails.
-        if "client connect" not in str(error):
+    except (RuntimeError, ValueError) as error:
+        # A lazy client says so when its first connection fails, or its address turns out to be none.
+        if not any(said in str(error) for said in ("client connect", "target URL")):
             raise
         raise ServerUnreachableError("no Temporal server answers at the configured address") from error
 

@@ -146,9 +146,10 @@ async def test_an_api_without_a_key_answers_this_machine_only(client: Client) ->
     assert await api.started() == 0
 
 
-async def test_without_temporal_the_api_says_so() -> None:
+@pytest.mark.parametrize("address", [f"127.0.0.1:{free_port()}", "no address:7233"])
+async def test_without_temporal_the_api_says_so(address: str) -> None:
     """It starts, is alive, is not ready, and answers 503 where it needs Temporal; agents need none."""
-    lazy = await connect(Settings(), address=f"127.0.0.1:{free_port()}", lazy=True)
+    lazy = await connect(Settings(), address=address, lazy=True)
     app = create_app(shop(), Settings(), client=lazy)
 
     async with over_asgi(app) as http, app.router.lifespan_context(app):

@@ -89,6 +89,37 @@ def test_a_wrong_setting_is_named_by_its_variable() -> None:
 APP = ("--app", "support_desk")
 
 
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [
+        ("worker --app support_desk", {"TEMPORAL_CONFIG_FILE": "broken.toml"}),
+        ("api --app support_desk --port 0", {"TEMPORAL_CONFIG_FILE": "whole.toml", "TEMPORAL_PROFILE": "nowhere"}),
+        ("runs list", {"TEMPORAL_TLS_CLIENT_CERT_PATH": "no.pem", "TEMPORAL_TLS_CLIENT_KEY_PATH": "no.pem"}),
+    ],
+    ids=["file", "profile", "certificate"],
+)
+def test_a_broken_temporal_configuration_stops_every_command(
+    tmp_path: Path, command: str, variables: dict[str, str]
+) -> None:
+    """Temporal's own configuration is the user's too: what is wrong in it is a sentence and exit code 2."""
+    (tmp_path / "broken.toml").write_text("no toml [")
+    (tmp_path / "whole.toml").write_text('[profile.default]\naddress = "127.0.0.1:1"\n')
+
+    ended = perdure(*command.split(), folder=tmp_path, **variables)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("perdure: Temporal's client configuration cannot be used")
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_address_that_can_be_none_is_refused() -> None:
+    """A mistyped address of the Temporal server is named."""
+    ended = perdure("runs", "list", "--address", "a b:7233")
+
+    assert ended.returncode == 2
+    assert "a b:7233" in ended.stderr
+
+
 def test_an_api_without_a_key_serves_loopback_only() -> None:
     """An open API is never put on a network, and the line says what would be right."""
     ended = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0")

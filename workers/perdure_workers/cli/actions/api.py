@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 import uvicorn
 
+from perdure.connection import connect
 from perdure.errors import ConfigurationError
 from perdure.settings import Settings, load_settings
 from perdure.telemetry import configure_logging
@@ -35,8 +36,9 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
     settings = load_settings(app=app, api_host=host, api_port=port)
     settings.check_exposure()
     configure_logging(settings)
+    client = await connect(settings, address=address, lazy=True)
     config = uvicorn.Config(
-        create_app(load_here(settings), settings, address=address),
+        create_app(load_here(settings), settings, client=client),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=STREAM_GRACE,
