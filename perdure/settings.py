@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     """Address the API listens on; anything but loopback needs `api_key`."""
     api_port: int = Field(default=8000, ge=0, le=65535)
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
     """Bearer key every /v1 request must carry; without one the API serves loopback only."""
 
     max_concurrent_activities: int = Field(default=100, ge=1)

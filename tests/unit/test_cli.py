@@ -128,6 +128,17 @@ def test_an_api_without_a_key_serves_loopback_only() -> None:
     assert "PERDURE_API_KEY" in ended.stderr
 
 
+def test_an_empty_key_is_no_key(tmp_path: Path) -> None:
+    """A variable that was left empty neither opens the API to a network nor lets everybody in."""
+    by_variable = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0", PERDURE_API_KEY="")
+    (tmp_path / "perdure.toml").write_text('api_key = ""\n')
+    by_file = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
+
+    assert (by_variable.returncode, by_file.returncode) == (2, 2)
+    assert "PERDURE_API_KEY" in by_variable.stderr
+    assert "PERDURE_API_KEY" in by_file.stderr
+
+
 def test_an_api_whose_port_is_taken_says_which_flag_chooses_another() -> None:
     """A taken port is a sentence, not a traceback."""
     with socket.create_server((LOOPBACK, 0)) as listener:
