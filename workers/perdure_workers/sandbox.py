@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Final
 
-from temporalio.bridge.proto.workflow_activation import WorkflowActivation
-from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.converter import DataConverter, StorageDriverStoreContext, WithSerializationContext
 from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
-from temporalio.workflow import Info, SandboxImportNotificationPolicy
+from temporalio.workflow import SandboxImportNotificationPolicy
 
 
 def strict(runner: WorkflowRunner | None = None) -> WorkflowRunner:
     """Have the sandbox refuse imports that workflow code did not declare; other runners stay as they are."""
     if runner is not None and not isinstance(runner, SandboxedWorkflowRunner):
         return runner
-    restrictions = runner.restrictions if runner is not None else SandboxRestrictions.default
-    return SandboxedWorkflowRunner(
+    runner = runner or SandboxedWorkflowRunner()
+    return replace(
+        runner,
         restrictions=replace(
-            restrictions,
+            runner.restrictions,
             import_notification_policy=SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH,
-        )
+        ),
     )
 
 
@@ -34,32 +34,30 @@ def without_contexts(runner: WorkflowRunner, converter: DataConverter) -> Workfl
     asks = isinstance(codec, WithSerializationContext) or converter.external_storage is not None
     if asks or type(runner) is not SandboxedWorkflowRunner:
         return runner
-    return _ContextFreeRunner(restrictions=runner.restrictions, runner_class=runner.runner_class)
+    given = {field.name: getattr(runner, field.name) for field in fields(runner) if field.init}
+    return _ContextFreeRunner(**given)
 
 
 class _ContextFreeRunner(SandboxedWorkflowRunner):
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        return _ContextFree(super().create_instance(det))
+        """Create the SDK's own instance, which answers two questions by itself instead of in the sandbox."""
+        instance = super().create_instance(det)
+        # Set on the instance, as a wrapper would have to know all that an SDK asks of one. An SDK that asks by other
+        # names never calls these, and only the time is lost.
+        for name, answer in _ANSWERS.items():
+            setattr(instance, name, answer)
+        return instance
 
 
-class _ContextFree(WorkflowInstance):
-    """A workflow in its sandbox, whose payloads have no context."""
+def _no_serialization_context(*_: object) -> None:
+    return None
 
-    def __init__(self, inner: WorkflowInstance) -> None:
-        self._inner = inner
 
-    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
-        return self._inner.activate(act)
+def _no_store_context(*_: object) -> StorageDriverStoreContext:
+    return StorageDriverStoreContext(target=None)
 
-    def get_serialization_context(self, command_info: object) -> None:
-        del command_info
 
-    def get_external_store_context(self, command_info: object) -> StorageDriverStoreContext:
-        del command_info
-        return StorageDriverStoreContext(target=None)
-
-    def get_info(self) -> Info:
-        return self._inner.get_info()
-
-    def get_thread_id(self) -> int | None:
-        return self._inner.get_thread_id()
+_ANSWERS: Final = {
+    "get_serialization_context": _no_serialization_context,
+    "get_external_store_context": _no_store_context,
+}
