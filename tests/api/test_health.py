@@ -104,11 +104,12 @@ async def test_the_codec_refuses_what_is_damaged(api: Api, body: Any) -> None:
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
-async def test_the_codec_does_not_unpack_without_bounds(api: Api) -> None:
-    """Small payloads that would fill the memory are refused."""
-    [packed] = await ZstdCodec().encode([Payload(data=b"\0" * 40_000_000)])
+@pytest.mark.parametrize(("size", "count"), [(40_000_000, 1), (9_000_000, 2)])
+async def test_the_codec_does_not_unpack_without_bounds(api: Api, size: int, count: int) -> None:
+    """Small payloads that would fill the memory, or keep everybody else waiting, are refused."""
+    [packed] = await ZstdCodec().encode([Payload(data=b"\0" * size)])
 
-    response = await api.http.post("/codec/decode", json=MessageToDict(Payloads(payloads=[packed, packed])))
+    response = await api.http.post("/codec/decode", json=MessageToDict(Payloads(payloads=[packed] * count)))
 
     assert response.status_code == 413
 
