@@ -118,10 +118,11 @@ async def test_a_run_that_is_waited_for_prints_its_answer_and_exits_with_0(desk:
 
 
 async def test_a_run_goes_from_question_to_approval_to_replay(desk: Desk, tmp_path: Path) -> None:
-    """Start, inbox, approve, watch, export, replay: the way of an operator, in six commands."""
+    """Start, inbox, show, approve, watch, export, replay: the way of an operator, in seven commands."""
     run_id = await desk.start(refund(), "--user", "ann")
     approval_id = await desk.question(run_id)
     inbox = await desk.perdure("approvals", "list")
+    shown = await desk.perdure("runs", "show", run_id)
     approved = await desk.perdure("approvals", "approve", run_id, approval_id, "--by", "eve", "--reason", "broken")
     watched = await desk.perdure("runs", "watch", run_id)
     exported = await desk.perdure("runs", "export", run_id, "-o", "run.json", folder=tmp_path)
@@ -129,6 +130,9 @@ async def test_a_run_goes_from_question_to_approval_to_replay(desk: Desk, tmp_pa
     again = await desk.perdure("approvals", "approve", run_id, approval_id)
 
     assert f"perdure approvals approve {run_id} {approval_id}" in inbox.out
+    assert (shown.code, shown.err) == (0, "")
+    assert "refund_order" in shown.out
+    assert f"perdure approvals approve {run_id} {approval_id}" in shown.out
     assert approved == Ended(0, f"approved {approval_id} of run {run_id} as eve\n", "")
     assert watched.code == 0
     assert "approved" in watched.out

@@ -10,13 +10,11 @@ from rich.text import Text
 
 from perdure.contracts import RunStatus
 from perdure.errors import InvalidInputError
-from perdure.history import read_events
-from perdure.settings import load_settings
 from perdure_api.runs import Runs
 from perdure_api.schemas import RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
 from perdure_workers.cli.actions.approvals import print_pending
-from perdure_workers.cli.actions.connection import connected, gateway
+from perdure_workers.cli.actions.connection import gateway
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.plain_text import line, money, span
 
@@ -58,14 +56,12 @@ async def list_runs(
 
 async def show_run(run_id: str, *, as_json: bool, address: str | None) -> None:
     """Print a run as far as it went."""
-    settings = load_settings()
     async with gateway(address=address) as runs:
         detail = await runs.get(run_id)
+        events = [] if as_json else await runs.events(run_id)
     if as_json:
         print_json(detail)
         return
-    async with connected(settings, address=address) as client:
-        events = await read_events(client, run_id)
     out = console()
     timeline.show(events, out, now=datetime.now(UTC))
     _print_state(detail, out)
