@@ -129,14 +129,16 @@ async def serving(
         yield settings
 
 
-async def start(client: Client, app: App, settings: Settings, *, text: str = "go", **fields: Any) -> Handle:
+async def start(
+    client: Client, app: App, settings: Settings, *, text: str = "go", run_id: str | None = None, **fields: Any
+) -> Handle:
     """Start a run of the app's only agent."""
     chosen = next(app.agents())
     fields.setdefault("limits", chosen.limits)
     return await client.start_workflow(
         AgentRun.run,
         RunArguments(spec=app.resolve(chosen), input=text, **fields),
-        id=f"run-{uuid.uuid4().hex}",
+        id=run_id or f"run-{uuid.uuid4().hex}",
         task_queue=settings.task_queue,
     )
 

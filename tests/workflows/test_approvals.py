@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import uuid
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from temporalio.client import Client
+import pytest
+from pydantic import AfterValidator
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import CancelledError
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import App, Limits, ToolContext
@@ -118,6 +123,40 @@ async def test_a_rejection_ends_the_run_of_an_agent_that_says_so(client: Client)
     assert result.status is RunStatus.REJECTED
     assert last_results(messages) == ["Rejected by ann: no reason given", "o1 is paid"]
     assert_valid(messages)
+
+
+async def test_a_cancelled_run_asks_nobody_although_its_arguments_were_just_checked(client: Client) -> None:
+    """A check that ends in spite of the cancellation does not lead to a question that nobody will answer."""
+    app = App()
+    run_id = f"run-{uuid.uuid4().hex}"
+
+    async def cancel(run_id: str) -> None:
+        other = await Client.connect(client.service_client.config.target_host)
+        await other.get_workflow_handle(run_id).cancel()
+
+    def cancelling(run_id: str) -> str:
+        """Cancel the run while it waits for this very check: the worker is busy with it and cannot stop it."""
+        thread = threading.Thread(target=lambda: asyncio.run(cancel(run_id)))
+        thread.start()
+        thread.join()
+        return run_id
+
+    async def refund(run_id: str) -> str:
+        """Pay back."""
+        return "refunded"
+
+    refund.__annotations__["run_id"] = Annotated[str, AfterValidator(cancelling)]
+    app.tool(effect="once")(refund)
+    app.add(agent(tools=("refund",)))
+    model = InProcessModel(lambda _: wish(("refund", {"run_id": run_id})))
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings, run_id=run_id)
+        with pytest.raises(WorkflowFailureError) as failure:
+            async with asyncio.timeout(20):
+                await handle.result()
+
+    assert isinstance(failure.value.cause, CancelledError)
 
 
 async def test_what_does_not_count_changes_nothing_and_is_kept(client: Client) -> None:

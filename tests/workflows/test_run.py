@@ -266,6 +266,65 @@ async def test_cancel_reaches_a_running_model_call(client: Client) -> None:
     assert ended.status is RunStatus.CANCELLED
 
 
+async def test_cancelling_a_run_that_is_out_of_time_changes_nothing(client: Client) -> None:
+    """The run waits for what still runs, and ends as timed_out with everything in its record."""
+    app = App()
+    stopping, may_end = asyncio.Event(), asyncio.Event()
+
+    @app.tool(timeout=7200)
+    async def slow() -> str:
+        """Take long to stop."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopping.set()
+            await may_end.wait()
+        return ""
+
+    app.add(agent(tools=("slow",)))
+    limits = Limits(run_timeout=timedelta(seconds=2))
+
+    async with serving(client, app, InProcessModel(lambda _: wish(("slow", {})))) as settings:
+        handle = await start(client, app, settings, limits=limits)
+        await stopping.wait()
+        await handle.cancel()
+        await view(handle)
+        may_end.set()
+        result = await handle.result()
+        messages = await transcript(handle)
+
+    assert result.status is RunStatus.TIMED_OUT
+    assert_valid(messages)
+
+
+async def test_a_reply_that_overtakes_the_cancellation_does_not_undo_it(client: Client) -> None:
+    """What the model said at the last moment is kept and paid for, and the run still ends as cancelled."""
+    app = calculator()
+    asked = asyncio.Event()
+
+    async def stubborn(messages: list[Message]) -> ProviderReply:
+        if turn(messages) > 0:
+            return answer("went on")
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return wish(("add", {"a": 1}))
+        raise AssertionError
+
+    async with serving(client, app, InProcessModel(stubborn)) as settings:
+        handle = await start(client, app, settings)
+        await asked.wait()
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as failure:
+            await handle.result()
+        ended, messages = await view(handle), await transcript(handle)
+
+    assert isinstance(failure.value.cause, CancelledError)
+    assert (ended.status, ended.totals.model_calls) == (RunStatus.CANCELLED, 1)
+    assert last_results(messages) == ["This call has no result: the run was cancelled."]
+
+
 async def test_a_final_model_error_fails_the_run_with_the_providers_words(client: Client) -> None:
     """What the provider refuses for good is the run's error, and the result is in its details."""
     app = calculator()

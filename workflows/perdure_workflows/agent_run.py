@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn
 
@@ -35,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
     from perdure.search_attributes import ALL
     from perdure_workflows.approvals import NO_PAYLOAD, Approvals
+    from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.publication import Publication
     from perdure_workflows.state import Call, RunArguments, RunState
@@ -99,6 +101,7 @@ class AgentRun:
                 end = self._hear(await self._call_model())
                 if end is not None:
                     return end
+                raise_if_cancelled()
             if self._state.calls:
                 await self._answer_calls()
                 if self._state.rejected:
@@ -109,8 +112,11 @@ class AgentRun:
     async def _interrupt(self, loop: asyncio.Task[RunResult]) -> bool:
         """Cancel what runs and wait for its end; return False if the run came to an end of its own meanwhile."""
         loop.cancel()
-        [end] = await asyncio.gather(loop, return_exceptions=True)
-        return isinstance(end, BaseException) and is_cancelled_exception(end)
+        while not loop.done():
+            with suppress(asyncio.CancelledError):  # to cancel a run that is already ending changes nothing
+                await workflow.wait_condition(loop.done)
+        error = None if loop.cancelled() else loop.exception()
+        return loop.cancelled() or (error is not None and is_cancelled_exception(error))
 
     @workflow.signal(description='{"approval_id": "…", "decided_by": "…"}, and if wanted reason, digest, arguments')
     def approve(self, decision: RawValue = NO_PAYLOAD) -> None:
@@ -155,8 +161,7 @@ class AgentRun:
         try:
             return await workflow.execute_activity(call_model, call, **options)
         except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
+            raise_if_cancelled(error)
             self._fail(_model_error(error))
 
     def _hear(self, reply: ModelReply) -> RunResult | None:
@@ -303,10 +308,10 @@ class AgentRun:
             try:
                 page = await workflow.execute_activity(adopt_transcript, wanted, **transcript_options())
             except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
+                raise_if_cancelled(error)
                 self._fail(RunError(type="transcript_lost", message=f"earlier messages cannot be read: {error.cause}"))
             self._transcript.adopt(page)
+            raise_if_cancelled()
 
     def _open_call(self, part: ToolCallPart) -> Call:
         step = self._next_step()

@@ -11,7 +11,6 @@ from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
     TimeoutType,
-    is_cancelled_exception,
 )
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
@@ -30,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.messages import ToolResult
     from perdure.tool import Approval, ToolSpec
     from perdure_workflows.approvals import Approvals
+    from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.options import HEARTBEAT_TIMEOUT, check_options, reconcile_options, tool_options
     from perdure_workflows.state import Call, RunArguments, RunState, Verdict
 
@@ -103,14 +103,14 @@ class ToolCalls:
     async def _dispatch(self, call: Call, tool: ToolSpec) -> ToolOutcome:
         while True:
             if call.lost_because is None:
-                call.dispatched = True
                 try:
                     async with self._slots:
+                        call.dispatched = True
                         return await workflow.execute_activity(
                             call_tool, self._activity_input(call, tool), **tool_options(tool, call)
                         )
                 except ActivityError as error:
-                    _raise_if_cancelled(error)
+                    raise_if_cancelled(error)
                     if tool.effect.repeatable or _certainly_not_run(error):
                         return ToolOutcome(content=_describe(error, tool), is_error=True)
                     self._lose(call, tool, error)
@@ -160,8 +160,9 @@ class ToolCalls:
                 reconcile_call, self._activity_input(call, tool), **reconcile_options(tool, call)
             )
         except ActivityError as error:
-            _raise_if_cancelled(error)
+            raise_if_cancelled(error)
             return None, None
+        raise_if_cancelled()
         return found.done, found.outcome
 
     async def _problem(self, call: Call, tool: ToolSpec) -> str | None:
@@ -170,8 +171,9 @@ class ToolCalls:
                 check_call, self._activity_input(call, tool), **check_options(tool, call)
             )
         except ActivityError as error:
-            _raise_if_cancelled(error)
+            raise_if_cancelled(error)
             return f"The arguments of {call.tool} could not be checked: {_describe(error, tool)}"
+        raise_if_cancelled()
         return check.problem
 
     async def _verdict(self, approval: PendingApproval) -> Verdict:
@@ -231,15 +233,6 @@ class ToolCalls:
     @staticmethod
     def _refuse(call: Call, why: str) -> None:
         call.result = ToolResult(call_id=call.provider_id, content=why, is_error=True)
-
-
-def _raise_if_cancelled(error: ActivityError) -> None:
-    """Let a cancellation through, also one that the tool answered with an exception of its own."""
-    if is_cancelled_exception(error):
-        raise error
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError from error
 
 
 def _certainly_not_run(error: ActivityError) -> bool:
