@@ -31,12 +31,15 @@ def stop_signals(*, before_force: Callable[[], None] | None = None) -> Iterator[
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    # nohup starts a command with the hang-up ignored; that is to stay so.
+    hang_up_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    taken = [number for number in SIGNALS if number is not signal.SIGHUP or not hang_up_ignored]
+    for number in taken:
         loop.add_signal_handler(number, receive, number)
     try:
         yield stop
     finally:
-        for number in SIGNALS:
+        for number in taken:
             loop.remove_signal_handler(number)
 
 
