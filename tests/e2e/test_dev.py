@@ -171,3 +171,19 @@ async def test_dev_without_the_server_program_says_how_to_get_it(tmp_path: Path)
     assert process.returncode == 2
     assert "pip install 'perdure[dev]'" in log.decode()
     assert "Traceback" not in log.decode()
+
+
+async def test_an_app_that_does_not_load_starts_nothing(tmp_path: Path) -> None:
+    """The mistake is the one line that is printed, and no server was started for it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "perdure_workers.cli", "dev", "--app", "helper_app:missing", *FREE_PORTS),
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, printed = await process.communicate()
+
+    assert process.returncode == 2
+    assert printed.decode().splitlines() == [
+        "perdure: app 'helper_app:missing': there is no module 'helper_app'; install its package or run from its folder"
+    ]
+    assert not (tmp_path / ".perdure").exists()

@@ -22,6 +22,7 @@ from temporalio.client import Client
 from perdure.settings import Settings
 from perdure_workers import dev_server
 from perdure_workers.dev_server import DevServer
+from perdure_workers.loading import load_here
 from perdure_workers.ports import LOOPBACK, PortUse, chosen_port, require_free
 from perdure_workers.processes import Child, ProcessGroup
 from perdure_workers.signals import stop_signals, unless_stopped
@@ -50,10 +51,13 @@ async def serve(dev: Dev, settings: Settings) -> None:
     """Start everything, say where it is, and run until a signal or a death.
 
     Raises:
-        ConfigurationError: A port is taken, the database file is in use, or there is no Temporal server program.
+        ConfigurationError: A port is taken, the database file is in use, there is no Temporal server program, or
+            the app does not load.
         ProcessError: A child died or did not come up; the others have been shut down.
     """
     server = _choose_ports(dev)
+    if dev.worker or dev.api:
+        load_here(settings)  # each child loads it for itself; here its mistakes show before anything is started
     logs = Console(stderr=True, highlight=False)
     grace = STOP_MARGIN
     with ExitStack() as held:
