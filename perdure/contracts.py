@@ -113,6 +113,11 @@ class Totals(Frozen):
     unpriced_calls: int = 0
     """Model calls whose model nobody has a price for; while this is not 0, the cost is a lower bound."""
 
+    @property
+    def known_cost(self) -> Decimal | None:
+        """The whole cost; None when nobody has a price for some of it."""
+        return None if self.unpriced_calls else self.cost_usd
+
     def with_step(self) -> Totals:
         """Return the totals with one step more."""
         return self.model_copy(update={"steps": self.steps + 1})

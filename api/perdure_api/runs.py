@@ -261,7 +261,7 @@ def _ended(detail: RunDetail, result: RunResult) -> RunDetail:
             "status": result.status,
             "totals": result.totals,
             "steps": result.totals.steps,
-            "cost_usd": result.totals.cost_usd,
+            "cost_usd": result.totals.known_cost,
             "output": result.output,
             "error": result.error,
         }
@@ -275,7 +275,7 @@ def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
             "status": view.status,
             "totals": view.totals,
             "steps": view.totals.steps,
-            "cost_usd": view.totals.cost_usd,
+            "cost_usd": view.totals.known_cost,
             "waiting_for": tuple(approval.approval_id for approval in view.pending_approvals),
             "pending_approvals": view.pending_approvals,
             "output": view.output,

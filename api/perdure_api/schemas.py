@@ -88,8 +88,8 @@ class RunSummary(Answer):
     ended_at: datetime | None = None
     steps: int = 0
     """Of an open run: by the last time that it waited, or went on."""
-    cost_usd: Decimal = Decimal(0)
-    """As `steps`."""
+    cost_usd: Decimal | None = Decimal(0)
+    """As `steps`. None: nobody has a price for a model that was called, so the cost is not known."""
     waiting_for: tuple[str, ...] = ()
     """Ids of the pending approvals."""
 

@@ -71,6 +71,7 @@ def inbox_query(wanted: InboxFilter) -> str:
 async def summary(execution: WorkflowExecution) -> RunSummary:
     """Return the run that a row of visibility, or a description, tells of."""
     attributes = execution.typed_search_attributes
+    steps, cost = attributes.get(STEPS), attributes.get(COST)
     return RunSummary(
         run_id=execution.id,
         agent=attributes.get(AGENT) or "",
@@ -82,8 +83,8 @@ async def summary(execution: WorkflowExecution) -> RunSummary:
         session_id=attributes.get(SESSION),
         started_at=await execution.memo_value(MEMO_STARTED, execution.start_time, type_hint=datetime),
         ended_at=execution.close_time,
-        steps=attributes.get(STEPS) or 0,
-        cost_usd=Decimal(str(attributes.get(COST) or 0)),
+        steps=steps or 0,
+        cost_usd=None if steps and cost is None else Decimal(str(cost or 0)),
         waiting_for=tuple(attributes.get(APPROVALS) or ()) if is_open(execution) else (),
     )
 

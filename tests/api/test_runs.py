@@ -71,6 +71,16 @@ async def test_a_waiting_run_is_known_without_a_worker(api: Api) -> None:
     assert stored["steps"] == live["steps"] == 2
 
 
+async def test_a_run_without_a_price_is_not_listed_as_free(api: Api) -> None:
+    """The list and the run itself give no cost where nobody has a price."""
+    org = unique("acme")
+    async with api.worker(in_turns(answer("hello"))):
+        run = await api.ended(await api.start(org=org))
+    [listed] = await api.listed(org=org, status="completed")
+
+    assert (run["cost_usd"], listed["cost_usd"]) == (None, None)
+
+
 async def test_cancelling_works_without_a_worker(api: Api) -> None:
     """The request is stored, may be repeated, and takes effect when a worker comes; after the end it is a conflict."""
     run_id = await api.start()

@@ -66,7 +66,7 @@ class Publication:
         workflow.upsert_search_attributes(
             [
                 STATUS.value_set(self._status.value),
-                COST.value_set(float(totals.cost_usd)),
+                COST.value_unset() if totals.unpriced_calls else COST.value_set(float(totals.cost_usd)),
                 STEPS.value_set(totals.steps),
                 APPROVALS.value_set(pending) if pending else APPROVALS.value_unset(),
             ]
