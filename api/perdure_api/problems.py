@@ -97,7 +97,7 @@ def install(api: FastAPI) -> None:
 async def _refused(request: Request, error: PerdureError) -> Response:
     known = next(kind for kind in type(error).__mro__ if kind in STATUSES)
     status = STATUSES[known]
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if known is not NoWorkerError and status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # a probe asks that every second
         log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
     headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
@@ -109,7 +109,7 @@ async def _refused(request: Request, error: PerdureError) -> Response:
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
     errors = tuple(
-        FieldProblem(field=".".join(str(place) for place in problem["loc"]), message=problem["msg"])
+        FieldProblem(field=".".join(str(place) for place in problem["loc"]), message=_message(problem))
         for problem in error.errors()
     )
     return _response(
@@ -121,6 +121,15 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
             errors=errors,
         )
     )
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "json_invalid":
+        return f"is not JSON: {problem['ctx']['error']}"
+    if problem["type"] == "model_attributes_type" and problem["loc"] == ("body",):
+        return "must be a JSON object, sent with 'Content-Type: application/json'"
+    message: str = problem["msg"]
+    return message.removeprefix("Value error, ")
 
 
 async def _http(request: Request, error: HTTPException) -> Response:

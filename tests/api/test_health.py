@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog.testing
 from google.protobuf.json_format import MessageToDict
 from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.testing import WorkflowEnvironment
@@ -31,6 +32,15 @@ async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
     assert (before.status_code, after) == (503, True)
     assert before.json()["type"] == "urn:perdure:problem:no-worker"
     assert "perdure worker" in before.json()["detail"]
+
+
+async def test_a_probe_that_waits_for_a_worker_does_not_fill_the_log(api: Api) -> None:
+    """Not to be ready yet is an answer, and no event: the log of a starting deployment stays readable."""
+    with structlog.testing.capture_logs() as logged:
+        response = await api.http.get("/readyz")
+
+    assert response.status_code == 503
+    assert logged == []
 
 
 async def test_alive_needs_nobody(api: Api) -> None:

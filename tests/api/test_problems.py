@@ -51,6 +51,24 @@ async def test_a_problem_names_each_wrong_field(api: Api) -> None:
     assert fields == {"body.agent", "body.input", "body.limits.max_steps", "body.colour"}
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"agent":', "body.9: is not JSON: Expecting value"),
+        (b'"text"', "body: must be a JSON object, sent with 'Content-Type: application/json'"),
+        (b'{"agent":"tester","input":""}', "body.input: String should have at least 1 character"),
+        (b'{"agent":"tester","input":"a\\u0000b"}', "body.input: holds a control character such as NUL"),
+        (b'{"agent":"tester","input":"a","user":"\\"ann\\""}', "body.user: runs cannot be found by it; write one line"),
+    ],
+)
+async def test_a_problem_says_what_would_be_right(api: Api, body: bytes, said: str) -> None:
+    """A refusal is in words; no pattern has to be read for it."""
+    response = await api.http.post("/v1/runs", content=body, headers={"Content-Type": "application/json"})
+
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(said)
+
+
 async def test_a_body_is_not_read_beyond_its_limit(api: Api) -> None:
     """A body that does not declare its size is refused when it is too long, without its end being waited for."""
     sent = 0
