@@ -246,7 +246,7 @@ def _remark(event: RunEvent) -> tuple[str, str] | None:
         case WorkerTrouble():
             return "worker", event.error
         case RunCancelRequested():
-            return "cancel", f"requested by {event.requested_by} {event.reason}"
+            return "cancel", f"requested by {event.requested_by}{f': {event.reason}' if event.reason else ''}"
         case RunContinued():
             return "continued", "in a new execution, as the history is full"
         case RunReset():
