@@ -40,14 +40,15 @@ def authorise(
 
 def _require_local(request: Request) -> None:
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if not _is_local(urlsplit(f"//{host}").hostname):
+    if not _is_local(host):
         raise HTTPException(HTTPStatus.FORBIDDEN, f"the API has no key and answers as localhost only, not as {host!r}")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         raise HTTPException(HTTPStatus.FORBIDDEN, f"the API has no key and serves no pages of {origin!r}")
 
 
-def _is_local(host: str | None) -> bool:
+def _is_local(host: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
