@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from temporalio.client import Client
@@ -11,6 +11,16 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure.codec import data_converter
 from perdure_workers.dev_server import find_temporal, server_arguments
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_environment() -> Iterator[None]:
+    """No test or fixture depends on the settings or keys of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("PERDURE_", "TEMPORAL_", "ANTHROPIC_", "OPENAI_", "SUPPORT_DESK_")):
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +40,3 @@ async def env() -> AsyncIterator[WorkflowEnvironment]:
 def client(env: WorkflowEnvironment) -> Client:
     """A client of that server."""
     return env.client
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on the settings or keys of whoever runs it."""
-    for name in list(os.environ):
-        if name.startswith(("PERDURE_", "TEMPORAL_", "ANTHROPIC_", "OPENAI_", "SUPPORT_DESK_")):
-            monkeypatch.delenv(name)
