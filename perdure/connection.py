@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -58,11 +59,17 @@ async def connect(
         )
     except (RuntimeError, OSError) as error:
         raise ServerUnreachableError(
-            f"no Temporal server answers at {config['target_host']}: {error}. Start one with 'perdure dev', or set "
-            "TEMPORAL_ADDRESS"
+            f"no Temporal server answers at {config['target_host']}: {_reason(error)}. Start one with 'perdure dev', "
+            "or set TEMPORAL_ADDRESS"
         ) from error
     except ValueError as error:
         raise ConfigurationError(f"{config['target_host']!r} is no address of a Temporal server: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    # The SDK wraps what the system says in the debug output of four of its own layers.
+    said = re.findall(r'message: "([^"]+)"', str(error))
+    return said[-1] if said else str(error)
 
 
 async def ensure_search_attributes(client: Client) -> None:

@@ -168,7 +168,7 @@ def test_without_a_server_every_command_says_so_and_exits_with_2(command: str) -
     ended = perdure(*command.split(), "--address", address)
 
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert f"no Temporal server answers at {address}" in ended.stderr
+    assert f"no Temporal server answers at {address}: Connection refused. Start one with" in ended.stderr
     assert "perdure dev" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 

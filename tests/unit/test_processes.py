@@ -74,6 +74,16 @@ async def test_a_child_that_dies_before_it_is_ready_is_reported_at_once() -> Non
             await child.wait_until(never, within=timedelta(seconds=30))
 
 
+async def test_what_a_dead_child_said_last_is_told_without_its_colours() -> None:
+    """An error message holds no escape sequences, wherever it is printed or kept."""
+    async with ProcessGroup() as group:
+        child = await group.start("red", python(r"print('\x1b[31mno\x1b[0m way')"))
+
+        told = await child.death()
+
+    assert str(told) == "red ended with exit code 0; the last it said:\nno way"
+
+
 async def test_a_child_that_never_gets_ready_is_given_up() -> None:
     """Readiness has a time limit, and the error carries the child's last lines."""
 

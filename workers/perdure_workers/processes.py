@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -25,6 +26,7 @@ MAX_LINE_BYTES: Final = 64 * 1024
 """A longer line is forwarded in pieces."""
 PROBE_PAUSE: Final = 0.05
 """Seconds between two looks at a child that is not ready yet."""
+_STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 LinePrinter = Callable[[str, str], None]
 """Takes a child's name and a line it printed."""
@@ -55,7 +57,7 @@ class Child:
 
     @property
     def tail(self) -> str:
-        """The last lines it printed."""
+        """The last lines it printed, without their colours."""
         return "\n".join(self._tail)
 
     async def wait(self) -> int:
@@ -120,7 +122,7 @@ class Child:
 
     def _say(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip()
-        self._tail.append(text)
+        self._tail.append(_STYLE.sub("", text))  # it goes into an error message
         if self._forward is not None:
             self._forward(self.name, text)
 
