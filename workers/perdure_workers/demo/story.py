@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -177,11 +178,20 @@ def _next_steps(console: Console, stage: Stage, run_id: str) -> None:
     database = FOLDER / stage.server.db_file.name if stage.server.db_file else FOLDER
     console.print("\nWhat next:")
     key = "; needs a model's key" if stage.model.scripted else ""
+    perdure = _program()
     for command, why in (
-        (f"perdure dev --db-file {database}", "serve this demo's state again, and the app"),
-        (f"perdure runs show {run_id}", "look at the run"),
-        (f"perdure runs export {run_id} -o run.json", "take its history with you"),
-        ("perdure replay run.json", "run the workflow's code against it, without any server"),
-        (f'perdure run {stage.model.agent} "…"', f"start your own{key}"),
+        (f"{perdure} dev --db-file {database}", "serve this demo's state again, and the app; then, beside it:"),
+        (f"{perdure} runs show {run_id}", "look at the run"),
+        (f"{perdure} runs export {run_id} -o run.json", "take its history with you"),
+        (f"{perdure} replay run.json", "run the workflow's code against it, without any server"),
+        (f'{perdure} run {stage.model.agent} "…"', f"start your own{key}"),
     ):
-        console.print(Text(f"  {command}", style="cyan").append(f"  {why}", style="dim"), soft_wrap=True)
+        console.print(Text(f"  {command}", style="cyan").append(f"  # {why}", style="dim"), soft_wrap=True)
+
+
+def _program() -> str:
+    """Return how a user calls us: by name, or by path while our environment is not activated."""
+    beside = Path(sys.executable).with_name("perdure")
+    if shutil.which("perdure") or not beside.exists():
+        return "perdure"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
