@@ -125,6 +125,28 @@ async def test_a_rejection_ends_the_run_of_an_agent_that_says_so(client: Client)
     assert_valid(messages)
 
 
+async def test_a_rejection_that_ends_the_run_waits_for_no_other_decision(client: Client) -> None:
+    """With on_reject='stop' the first no is enough: the other questions are withdrawn, and their calls do not run."""
+    app, made = shop(on_reject="stop")
+    calls = [("refund", {"order": order, "amount": 5}) for order in ("o1", "o2")]
+    model = InProcessModel(in_turns(wish(*calls)))
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        first, _ = await pending(handle, count=2)
+        await handle.signal("reject", {"approval_id": first.approval_id, "decided_by": "ann"})
+        async with asyncio.timeout(20):
+            result = await handle.result()
+        ended, messages = await view(handle), await transcript(handle)
+
+    assert (result.status, made) == (RunStatus.REJECTED, [])
+    assert [record.kind for record in ended.approvals] == ["asked", "asked", "rejected", "withdrawn"]
+    assert last_results(messages) == [
+        "Rejected by ann: no reason given",
+        "This call has no result: the run was stopped by a rejection.",
+    ]
+
+
 async def test_a_cancelled_run_asks_nobody_although_its_arguments_were_just_checked(client: Client) -> None:
     """A check that ends in spite of the cancellation does not lead to a question that nobody will answer."""
     app = App()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import random
+import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -15,6 +19,8 @@ from perdure.messages import Message, UserMessage
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
+from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.state import RunArguments
 from perdure_workflows.transcript import ADOPT_AFTER
 from tests.harness import (
     InProcessModel,
@@ -141,6 +147,38 @@ async def test_a_pending_approval_survives(restless: WorkflowEnvironment) -> Non
     assert still_asked.approval_id == asked.approval_id
     assert memo.pending == (still_asked,)
     assert (result.status, result.output) == (RunStatus.COMPLETED, "signed")
+
+
+async def test_open_results_too_large_to_carry_keep_the_run_where_it_is(restless: WorkflowEnvironment) -> None:
+    """Results beside a pending approval may be larger than Temporal's limit of 2 MiB for the next execution's input."""
+    app = reader(100)
+
+    @app.tool(max_result_bytes=1024 * 1024)
+    def noise(page: int) -> str:
+        """Return what no codec makes smaller."""
+        return base64.b85encode(random.Random(page).randbytes(800_000)).decode()
+
+    app.add(agent(name="listener", tools=("noise", "sign")))
+    calls = [("sign", {"page": 1}), *(("noise", {"page": page}) for page in range(3))]
+    model = InProcessModel(lambda messages: answer("signed") if turn(messages) else wish(*calls))
+
+    async with serving(restless.client, app, model) as settings:
+        spec = app.resolve(app.agent("listener"))
+        handle = await restless.client.start_workflow(
+            AgentRun.run,
+            RunArguments(spec=spec, input="go"),
+            id=f"run-{uuid.uuid4().hex}",
+            task_queue=settings.task_queue,
+        )
+        [asked] = await pending(handle)
+        for _ in range(EVENTS):
+            await handle.signal("approve", {"approval_id": "nonsense", "decided_by": "eve"})
+        await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        async with asyncio.timeout(40):
+            result = await handle.result()
+
+    assert (result.status, result.output) == (RunStatus.COMPLETED, "signed")
+    assert_valid(model.seen[-1])
 
 
 async def test_a_long_wait_takes_the_conversation_over_before_its_history_is_deleted(

@@ -13,6 +13,8 @@ from temporalio.common import RawValue, TypedSearchAttributes
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
+    from pydantic_core import to_json
+
     from perdure.agent import AgentSpec
     from perdure.contracts import (
         MAX_REPLY_BYTES,
@@ -41,13 +43,15 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.publication import Publication
     from perdure_workflows.state import Call, RunArguments, RunState
     from perdure_workflows.tool_calls import ToolCalls
-    from perdure_workflows.transcript import MAX_TAIL_BYTES, Transcript, tail_of, tail_size
+    from perdure_workflows.transcript import Transcript, fitting, tail_of
 
 GO_ON = "Your reply was cut off at the output limit. Continue exactly where it stopped."
 CUT_CALL = (
     "This call did not run: the reply was cut off at the output limit, and the call may be incomplete. "
     "Make it again, with less text around it."
 )
+MAX_CARRIED_BYTES = 1_500_000
+"""What the next execution may start with; Temporal refuses an input of 2 MiB."""
 ALARM_MARGIN = timedelta(seconds=1)
 """Timers are coarser than the clock; one that rang too early would be the last."""
 FAILED_ENDS = {
@@ -106,7 +110,7 @@ class AgentRun:
                 await self._answer_calls()
                 if self._state.rejected:
                     return self._stop(RunStatus.REJECTED, why="the run was stopped by a rejection")
-            if workflow.info().is_continue_as_new_suggested():
+            if self._should_continue_as_new():
                 self._continue_as_new()
 
     async def _interrupt(self, loop: asyncio.Task[RunResult]) -> bool:
@@ -146,7 +150,6 @@ class AgentRun:
     async def _call_model(self) -> ModelReply:
         step = self._next_step()
         self._publication.doing(f"**Step {step}**: the model `{self._arguments.spec.model}` is answering.")
-        tail = self._state.tail if tail_size(self._state.tail) <= MAX_TAIL_BYTES else []
         call = ModelCall(
             step=step,
             agent=self._arguments.spec.name,
@@ -154,7 +157,7 @@ class AgentRun:
             spec_digest=self._spec_digest,
             length=self._transcript.length,
             digest=self._transcript.digest,
-            tail=tuple(tail),
+            tail=tuple(fitting(self._state.tail)),
             timeout=self._arguments.limits.model_timeout,
         )
         options = model_options(self._arguments.spec, self._arguments.limits, step=step)
@@ -216,7 +219,7 @@ class AgentRun:
             while not all(task.done() for task in tasks):
                 await self._something_happens(tasks)
                 self._publication.approvals()
-                if self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested():
+                if self._need_not_wait(tasks):
                     break
                 await self._adopt_if_due()
         except (Exception, asyncio.CancelledError) as error:  # an evicted run is discarded by GeneratorExit, unawaited
@@ -229,9 +232,10 @@ class AgentRun:
         for end in ends:
             if isinstance(end, Exception) and not is_cancelled_exception(end):
                 raise end
-        if any(call.result is None for call in self._state.calls):
+        if all(call.result for call in self._state.calls):
+            self._close_turn()
+        elif not self._state.rejected:
             self._continue_as_new()
-        self._close_turn()
 
     async def _something_happens(self, tasks: list[asyncio.Task[None]]) -> None:
         done = sum(task.done() for task in tasks)
@@ -241,7 +245,7 @@ class AgentRun:
                 sum(task.done() for task in tasks) > done
                 or self._approvals.changed
                 or self._adoption_is_due()
-                or (self._only_humans_left(tasks) and workflow.info().is_continue_as_new_suggested())
+                or self._need_not_wait(tasks)
             )
         )
 
@@ -256,8 +260,10 @@ class AgentRun:
         due = self._transcript.adoption_due
         return due is not None and due <= workflow.now()
 
-    def _only_humans_left(self, tasks: list[asyncio.Task[None]]) -> bool:
-        return self._tool_calls.waiting == sum(not task.done() for task in tasks)
+    def _need_not_wait(self, tasks: list[asyncio.Task[None]]) -> bool:
+        """Whether only humans are left to wait for, and either the run is over or another execution can do that."""
+        only_humans_left = self._tool_calls.waiting == sum(not task.done() for task in tasks)
+        return only_humans_left and (self._state.rejected or self._should_continue_as_new())
 
     def _close_turn(self) -> None:
         calls, self._state.calls = self._state.calls, []
@@ -288,13 +294,22 @@ class AgentRun:
         result = self._stop(RunStatus.FAILED, why=error.message, error=error)
         raise ApplicationError(error.message, result, type=error.type, non_retryable=True)
 
-    def _continue_as_new(self) -> NoReturn:
+    def _should_continue_as_new(self) -> bool:
+        # Results of an open turn can be larger than an input may be; the history has room for them to be heard first.
+        suggested = workflow.info().is_continue_as_new_suggested()
+        return suggested and len(to_json(self._next_arguments())) <= MAX_CARRIED_BYTES
+
+    def _next_arguments(self) -> RunArguments:
+        """Return what the next execution starts with."""
         carried = self._transcript.carried(execution_id=workflow.info().run_id, now=workflow.now())
-        state = self._state.model_copy(update={"transcript": carried})
+        update = {"transcript": carried, "tail": fitting(self._state.tail)}
+        return self._arguments.model_copy(update={"state": self._state.model_copy(update=update)})
+
+    def _continue_as_new(self) -> NoReturn:
         attributes = workflow.info().typed_search_attributes
         # Left to itself, the next execution starts with neither the memo nor the attributes that this one wrote.
         workflow.continue_as_new(
-            self._arguments.model_copy(update={"state": state}),
+            self._next_arguments(),
             memo=workflow.memo(),
             search_attributes=TypedSearchAttributes([pair for pair in attributes if pair.key in ALL]),
         )

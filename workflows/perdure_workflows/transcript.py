@@ -118,11 +118,12 @@ def tail_of(calls: list[Call], *, model_worker: str) -> TailMessage:
     )
 
 
-def tail_size(tail: list[TailMessage]) -> int:
-    """Return the bytes that a tail would add to history."""
-    return sum(
+def fitting(tail: list[TailMessage]) -> list[TailMessage]:
+    """Return the tail if it is small enough to be written into history once more, else none of it."""
+    size = sum(
         len(canonical(item.message))
         if item.message
         else len(canonical(ToolMessage(results=tuple(r for r in item.results if not isinstance(r, ResultReference)))))
         for item in tail
     )
+    return tail if size <= MAX_TAIL_BYTES else []
