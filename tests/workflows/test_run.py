@@ -375,6 +375,36 @@ async def test_a_reply_cut_at_the_output_limit_is_continued(client: Client) -> N
     assert result.output == "Once upon a time."
 
 
+async def test_words_before_a_tool_call_are_no_part_of_the_answer(client: Client) -> None:
+    """A reply that was cut and continued with a tool call is not repeated in front of the final answer."""
+    app = calculator()
+    model = InProcessModel(
+        in_turns(answer("Let me th", finish=Finish.LENGTH), wish(("add", {"a": 1}), text="ink."), answer("It is 2."))
+    )
+
+    async with serving(client, app, model) as settings:
+        result = await (await start(client, app, settings)).result()
+
+    assert result.output == "It is 2."
+
+
+async def test_a_cut_reply_that_ended_in_a_call_is_not_part_of_the_answer(client: Client) -> None:
+    """What was said before a tool was called belongs to its own turn."""
+    app = calculator()
+    model = InProcessModel(
+        in_turns(
+            answer("Let me ", finish=Finish.LENGTH),
+            wish(("add", {"a": 1}), text="see."),
+            answer("It is 2."),
+        )
+    )
+
+    async with serving(client, app, model) as settings:
+        result = await (await start(client, app, settings)).result()
+
+    assert result.output == "It is 2."
+
+
 async def test_a_call_in_a_cut_reply_never_runs(client: Client) -> None:
     """A tool call that may be incomplete is answered as an error."""
     app = calculator()

@@ -177,6 +177,8 @@ class AgentRun:
         text, self._state.unfinished_text = self._state.unfinished_text + message.text, ""
         self._state.last_words = text or self._state.last_words
         self._state.calls = [self._open_call(part) for part in message.tool_calls]
+        if self._state.calls:
+            self._state.unfinished_text = ""  # these words led to calls, and are no part of the answer
         if reply.finish in FAILED_ENDS:
             self._fail(
                 RunError(
