@@ -14,7 +14,7 @@ SESSION: Final = SearchAttributeKey.for_keyword("PerdureSession")
 STATUS: Final = SearchAttributeKey.for_keyword("PerdureStatus")
 """A `RunStatus`; written when a run starts to wait, goes on, and ends."""
 APPROVALS: Final = SearchAttributeKey.for_keyword_list("PerdureApprovals")
-"""Ids of the pending approvals."""
+"""Ids of the pending approvals, the oldest 50 of them."""
 COST: Final = SearchAttributeKey.for_float("PerdureCostUsd")
 """US dollars, written with the status."""
 STEPS: Final = SearchAttributeKey.for_int("PerdureSteps")

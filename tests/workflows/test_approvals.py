@@ -181,6 +181,20 @@ async def test_a_cancelled_run_asks_nobody_although_its_arguments_were_just_chec
     assert isinstance(failure.value.cause, CancelledError)
 
 
+async def test_a_reply_may_ask_for_hundreds_of_approvals(client: Client) -> None:
+    """The search attribute holds as many ids as the server takes; the run does not hang on it."""
+    app, _ = shop()
+    calls = [("refund", {"order": f"o{number}", "amount": 5}) for number in range(200)]
+    model = InProcessModel(in_turns(wish(*calls), answer("done")))
+
+    async with serving(client, app, model, cached_runs=1) as settings:
+        handle = await start(client, app, settings, limits=Limits(max_steps=500, approval_timeout=timedelta(seconds=2)))
+        async with asyncio.timeout(60):
+            result = await handle.result()
+
+    assert result.status is RunStatus.COMPLETED
+
+
 async def test_what_does_not_count_changes_nothing_and_is_kept(client: Client) -> None:
     """Unknown ids, wrong digests, malformed payloads and second decisions are records and nothing else."""
     app, made = shop()

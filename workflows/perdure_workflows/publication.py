@@ -14,6 +14,9 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.state import RunState
 
+MAX_LISTED = 50
+"""Ids of pending approvals in the search attribute: Temporal refuses a value of more than 2 KiB."""
+
 
 class Publication:
     """The run's public face."""
@@ -22,6 +25,7 @@ class Publication:
         self._state = state
         self._approvals = approvals
         self._result: RunResult | None = None
+        self._doing = ""
 
     def view(self, *, messages: int) -> RunView:
         """Return the run as it is now."""
@@ -36,11 +40,13 @@ class Publication:
 
     def doing(self, what: str) -> None:
         """Say in the Web UI what the run is doing, in Markdown; it is read by Query, and costs no event."""
-        workflow.set_current_details(what)
+        self._doing = what
+        self._details()
 
     def approvals(self) -> None:
         """Show what is asked and what was decided, if that has changed."""
         if self._approvals.changed:
+            self._details()
             workflow.upsert_memo({MEMO_APPROVALS: self._approvals.publish()})
             if self._result is None:
                 self._attributes()
@@ -54,6 +60,10 @@ class Publication:
         self._attributes()
         self.doing(f"**{result.status}** after {result.totals.steps} steps.")
 
+    def _details(self) -> None:
+        waits = [f"- `{asked.tool}` waits for a decision on `{asked.approval_id}`" for asked in self._approvals.pending]
+        workflow.set_current_details("\n".join([*waits[:MAX_LISTED], *([""] if waits else []), self._doing]))
+
     @property
     def _status(self) -> RunStatus:
         if self._result is not None:
@@ -61,7 +71,7 @@ class Publication:
         return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
 
     def _attributes(self) -> None:
-        pending = [approval.approval_id for approval in self._approvals.pending]
+        pending = [approval.approval_id for approval in self._approvals.pending][:MAX_LISTED]
         totals = self._state.totals
         workflow.upsert_search_attributes(
             [
