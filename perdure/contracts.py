@@ -26,6 +26,8 @@ MAX_REPLY_BYTES: Final = 1024 * 1024
 """The largest model reply that is taken into a history."""
 STILL_RUNNING: Final = "still_running"
 """Error type of `call_tool` when a plain function's time is over and its thread, which nothing can stop, goes on."""
+TOOL_MISSING: Final = "tool_missing"
+"""Error type of `call_tool` when the worker does not have the tool: the call certainly did not run."""
 CUT_MARKER: Final = "\n[… cut by Perdure: {dropped:,} of {total:,} bytes left out …]"
 
 
@@ -77,7 +79,7 @@ class RunError(Frozen):
     """Why a run failed."""
 
     type: str
-    """A stable name: `model_refused`, `model_request_rejected`, `model_unavailable`, `context_window`, …"""
+    """A stable name: `model_refused`, `model_request_rejected`, `model_timeout`, `context_window`, …"""
     message: str
 
 

@@ -21,7 +21,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from perdure.app import App
-from perdure.contracts import STILL_RUNNING, CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
+from perdure.contracts import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
 from perdure.errors import ToolError
 from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
@@ -65,7 +65,7 @@ class ToolActivities:
         try:
             arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
-            return self._outcome(call, explain(error, call.tool), is_error=True)
+            return self._outcome(call, cut(explain(error, call.tool), MAX_ERROR_BYTES), is_error=True)
         with heartbeats() as pulse:
             try:
                 async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
@@ -91,7 +91,7 @@ class ToolActivities:
         try:
             read_arguments(self._tool(call), call.arguments)
         except ValidationError as error:
-            return CallCheck(problem=explain(error, call.tool))
+            return CallCheck(problem=cut(explain(error, call.tool), MAX_ERROR_BYTES))
         return CallCheck()
 
     @activity.defn
@@ -125,7 +125,7 @@ class ToolActivities:
     def _tool(self, call: ToolCall) -> Tool:
         tool = self._app.find_tool(call.tool)
         if tool is None:
-            raise ApplicationError(f"this worker has no tool {call.tool!r}", type="tool_missing")
+            raise ApplicationError(f"this worker has no tool {call.tool!r}", type=TOOL_MISSING)
         return tool
 
     def _failed(self, call: ToolCall, why: str, *, retry: bool, kind: str) -> ToolOutcome:

@@ -19,7 +19,16 @@ from temporalio.api.history.v1 import (
     ActivityTaskTimedOutEventAttributes,
 )
 
-from perdure.contracts import ModelCall, ModelReply, Reconciliation, RunInput, ToolCall, ToolOutcome, Totals
+from perdure.contracts import (
+    TOOL_MISSING,
+    ModelCall,
+    ModelReply,
+    Reconciliation,
+    RunInput,
+    ToolCall,
+    ToolOutcome,
+    Totals,
+)
 from perdure.events.event import (
     ModelCalled,
     ModelFailed,
@@ -36,9 +45,6 @@ from perdure.events.payloads import CarriedRun, OpenCall, describe, read_first
 from perdure.events.stamp import Stamp
 from perdure.messages import ToolResult
 from perdure.tool import Effect
-
-_CERTAINLY_NOT_RUN = "tool_missing"
-"""Error type of a tool call that no worker could have run, as the worker did not have the tool."""
 
 
 @dataclass
@@ -231,7 +237,7 @@ class Activities:
             return ModelFailed(**attempts, kind="model.failed", error=error, error_type=error_type)
         if scheduled.probe:
             return ToolReconciled(**attempts, call_id=call.call_id, tool=call.tool, done=None, error=error)
-        lost = call.effect == Effect.ONCE and error_type != _CERTAINLY_NOT_RUN
+        lost = call.effect == Effect.ONCE and error_type != TOOL_MISSING
         if not lost:
             self._close(call.step)
         return ToolFailed(

@@ -100,6 +100,17 @@ def test_a_flood_of_decisions_fills_nothing() -> None:
     assert not approvals.changed
 
 
+def test_edited_arguments_larger_than_an_input_do_not_count() -> None:
+    """A signal may bring 2 MiB, which no activity could be sent; the decision is refused and its sender told why."""
+    approvals = asked(question("c1"))
+    decision = {"approval_id": "c1", "decided_by": "ann", "arguments": {"text": "x" * 600_000}}
+
+    approvals.receive(sent(decision), approved=True, now=NOW)
+
+    assert approvals.verdict("c1") is None
+    assert approvals.records[-1].reason == "the arguments are larger than 524,288 bytes"
+
+
 def test_a_deadline_decides_once_and_lets_nobody_in_after_it() -> None:
     """At the deadline the question is rejected; a decision before counts, one after does not."""
     late, early = question("c1", deadline=NOW), question("c2", deadline=NOW + timedelta(hours=1))

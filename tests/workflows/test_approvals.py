@@ -21,6 +21,7 @@ from perdure.messages import Message
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal
+from perdure_workflows.tool_calls import MAX_REMARK_BYTES
 from tests.harness import (
     Handle,
     InProcessModel,
@@ -106,6 +107,27 @@ async def test_a_rejected_call_tells_the_model_why_and_the_run_goes_on(client: C
     assert made == []
     assert last_results(model.seen[1]) == ["Rejected by ann: too late"]
     assert (result.status, result.output) == (RunStatus.COMPLETED, "sorry")
+
+
+async def test_words_of_a_human_and_problems_of_arguments_are_cut(client: Client) -> None:
+    """Neither a megabyte of reasons nor one line for each of many thousand wrong arguments fills a history."""
+    app, _ = shop()
+    wrong = {f"x{number}": 1 for number in range(30_000)}
+    right = {"order": "o1", "amount": 5}
+    model = InProcessModel(in_turns(wish(("refund", wrong)), wish(("refund", right)), answer("sorry")))
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        [asked] = await pending(handle)
+        decision = {"approval_id": asked.approval_id, "decided_by": "ann", "reason": "no " * 300_000}
+        await handle.signal("reject", decision)
+        await handle.result()
+
+    [problem], [refusal] = last_results(model.seen[1]), last_results(model.seen[2])
+    assert "do not fit its schema" in problem
+    assert len(problem) <= MAX_REMARK_BYTES
+    assert refusal.startswith("Rejected by ann: no no no")
+    assert len(refusal) <= MAX_REMARK_BYTES
 
 
 async def test_a_rejection_ends_the_run_of_an_agent_that_says_so(client: Client) -> None:

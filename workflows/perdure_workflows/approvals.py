@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
     from temporalio.contrib.pydantic import pydantic_data_converter
 
-    from perdure.contracts import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval, cut
+    from perdure.contracts import MAX_INPUT_BYTES, ApprovalRecord, ApprovalsMemo, Decision, PendingApproval, cut
     from perdure_workflows.state import ApprovalsState, Verdict
 
 NO_PAYLOAD = RawValue(Payload())
@@ -152,7 +152,7 @@ class Approvals:
                 approval_id=decision.approval_id[:MAX_QUOTED],
                 tool=approval.tool if approval else "",
                 decided_by=decision.decided_by[:MAX_QUOTED],
-                reason=problem,
+                reason=problem[: 2 * MAX_QUOTED],
             )
         )
 
@@ -167,7 +167,7 @@ class Approvals:
 def _abridged(approval: PendingApproval) -> PendingApproval:
     """Cut arguments that are too large for a memo; the query `view` has them whole, and the digest is of them whole."""
     text = json.dumps(approval.arguments, ensure_ascii=False)
-    if len(text) <= MAX_SHOWN:
+    if len(text.encode("utf-8", "replace")) <= MAX_SHOWN:
         return approval
     return approval.model_copy(update={"arguments": {"abridged": cut(text, MAX_SHOWN)}})
 
@@ -187,10 +187,12 @@ def _parse(payload: RawValue) -> Decision:
         problems = "; ".join(
             f"{'.'.join(str(place) for place in problem['loc'])}: {problem['msg']}" for problem in error.errors()
         )
-        raise ValueError(f"the payload is malformed: {problems}"[: 2 * MAX_QUOTED]) from error
+        raise ValueError(f"the payload is malformed: {problems}") from error
 
 
 def _why_not_approve(decision: Decision, approval: PendingApproval) -> str | None:
+    if decision.arguments is not None and len(json.dumps(decision.arguments)) > MAX_INPUT_BYTES:
+        return f"the arguments are larger than {MAX_INPUT_BYTES:,} bytes"
     if approval.kind == "outcome":
         if decision.outcome is None:
             return "the call's outcome is unknown: approve with outcome 'done' or 'retry', or reject to abort"

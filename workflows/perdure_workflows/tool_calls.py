@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from typing import Literal
 
 from temporalio import workflow
 from temporalio.exceptions import (
@@ -17,6 +18,7 @@ from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 with workflow.unsafe.imports_passed_through():
     from perdure.contracts import (
         STILL_RUNNING,
+        TOOL_MISSING,
         PendingApproval,
         ToolCall,
         ToolOutcome,
@@ -35,8 +37,8 @@ with workflow.unsafe.imports_passed_through():
 
 AUTOMATIC_REPEATS = 2
 """How often a lost call whose probe says 'not done' is dispatched again before a human is asked."""
-TOOL_MISSING = "tool_missing"
-"""Error type of `call_tool` when the worker does not have the tool: certainly not run."""
+MAX_REMARK_BYTES = 8 * 1024
+"""The most that a result holds of our own or a human's words; a signal can bring up to 2 MiB of them."""
 
 
 class ToolCalls:
@@ -62,7 +64,8 @@ class ToolCalls:
             outcome = await self._dispatch(call, tool)
             content = outcome.content
             if call.edited_by:
-                content = f"[{call.edited_by} changed the arguments to {json.dumps(call.arguments)}]\n{content}"
+                edited = cut(json.dumps(call.arguments), MAX_REMARK_BYTES)
+                content = f"[{call.edited_by[:80]} changed the arguments to {edited}]\n{content}"
             call.result = ToolResult(call_id=call.provider_id, content=content, is_error=outcome.is_error)
             call.worker = "" if call.edited_by else outcome.worker
 
@@ -144,8 +147,11 @@ class ToolCalls:
         if not verdict.approved:
             self._state.rejected = True
             return ToolOutcome(
-                content=f"The outcome of {tool.name} is unknown and the run was stopped by {decision.decided_by}: "
-                f"{decision.reason or 'no reason given'}",
+                content=cut(
+                    f"The outcome of {tool.name} is unknown and the run was stopped by {decision.decided_by}: "
+                    f"{decision.reason or 'no reason given'}",
+                    MAX_REMARK_BYTES,
+                ),
                 is_error=True,
             )
         if decision.outcome == "retry":
@@ -195,24 +201,24 @@ class ToolCalls:
         assert verdict is not None  # noqa: S101  # both ways out of the wait leave one
         return verdict
 
-    def _approval(self, call: Call, approval_id: str, *, reason: str, kind: str = "call") -> PendingApproval:
+    def _approval(
+        self, call: Call, approval_id: str, *, reason: str, kind: Literal["call", "outcome"] = "call"
+    ) -> PendingApproval:
         asked = self._state.approvals.pending.get(approval_id)
         if asked is not None:  # after continue-as-new
             return asked
         now = workflow.now()
         patience = self._arguments.limits.approval_timeout
-        return PendingApproval.model_validate(
-            {
-                "approval_id": approval_id,
-                "kind": kind,
-                "tool": call.tool,
-                "arguments": call.arguments,
-                "digest": call_digest(call.tool, call.arguments),
-                "step": call.step,
-                "asked_at": now,
-                "deadline": now + patience if patience else None,
-                "reason": reason,
-            }
+        return PendingApproval(
+            approval_id=approval_id,
+            kind=kind,
+            tool=call.tool,
+            arguments=call.arguments,
+            digest=call_digest(call.tool, call.arguments),
+            step=call.step,
+            asked_at=now,
+            deadline=now + patience if patience else None,
+            reason=reason,
         )
 
     def _activity_input(self, call: Call, tool: ToolSpec) -> ToolCall:
@@ -232,7 +238,7 @@ class ToolCalls:
 
     @staticmethod
     def _refuse(call: Call, why: str) -> None:
-        call.result = ToolResult(call_id=call.provider_id, content=why, is_error=True)
+        call.result = ToolResult(call_id=call.provider_id, content=cut(why, MAX_REMARK_BYTES), is_error=True)
 
 
 def _certainly_not_run(error: ActivityError) -> bool:
