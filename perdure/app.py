@@ -170,7 +170,7 @@ class App:
             temperature=agent.temperature,
             on_reject=agent.on_reject,
         )
-        size = len(spec.model_dump_json())
+        size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:
             raise ConfigurationError(
                 f"agent {agent.name!r} is {size:,} bytes with its instructions and tool schemas; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -13,7 +14,7 @@ from pydantic_core import to_json
 
 from perdure.errors import InvalidToolError
 from perdure.messages import JsonObject
-from perdure.tool import Approval, Effect, Tool, ToolContext, ToolFunction, ToolOptions, ToolSpec
+from perdure.tool import NAME_PATTERN, Approval, Effect, Tool, ToolContext, ToolFunction, ToolOptions, ToolSpec
 
 FIELD_PREFIX = "argument_"
 """Fields are not named as the parameters are: `copy` or `_id` would clash with what every Pydantic model has."""
@@ -27,8 +28,11 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
             know), or the options contradict each other.
     """
     name = options.name or str(getattr(function, "__name__", ""))
-    if not name.isidentifier() and options.name is None:
-        raise InvalidToolError(f"a tool needs a name; {function!r} has none, so give name='…'")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidToolError(
+            f"a tool cannot be named {name!r} as {function!r} is: models take 1 to 64 of A-Z a-z 0-9 _ and -, so give "
+            "name='…'"
+        )
     if reconcile is not None and options.effect is not Effect.ONCE:
         raise InvalidToolError(
             f"tool {name!r} has effect={options.effect.value!r} and a reconcile probe; only a 'once' tool can lose "

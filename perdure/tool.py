@@ -15,6 +15,8 @@ from perdure.messages import Frozen, JsonObject
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
 DEFAULT_MAX_RESULT_BYTES: Final = 64 * 1024
+NAME_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+"""What every provider takes as a tool's name."""
 MAX_RESULT_BYTES: Final = 1024 * 1024
 """The most a tool may be allowed to return; Temporal refuses 2 MiB, and retries a refused result for ever."""
 
@@ -117,7 +119,7 @@ class ToolContext:
 class ToolOptions(BaseModel, extra="forbid", frozen=True):
     """What `@app.tool(...)` accepts; the names are the decorator's."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
+    name: str | None = Field(default=None, pattern=NAME_PATTERN)
     description: str | None = None
     effect: Effect = Effect.READ
     approval: Literal["ask", "allow"] | None = None

@@ -148,7 +148,7 @@ def fit(message: AssistantMessage) -> AssistantMessage:
     for part in message.parts:
         if isinstance(part, TextPart):
             parts.append(TextPart(text=cut(part.text, share)))
-        elif isinstance(part, ToolCallPart) and len(part.model_dump_json()) > share:
+        elif isinstance(part, ToolCallPart) and len(part.model_dump_json().encode()) > share:
             parts.append(
                 ToolCallPart(id=part.id, name=part.name, malformed=f"larger than {share:,} bytes, and left out")
             )

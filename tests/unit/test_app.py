@@ -84,10 +84,11 @@ def test_duplicates_and_empty_apps_are_refused() -> None:
         twice.check()
 
 
-def test_an_agent_too_large_for_a_history_is_refused() -> None:
-    """Instructions of a megabyte would hang every run; they stop the process instead."""
+@pytest.mark.parametrize("instructions", ["x" * 600_000, "語" * 200_000])
+def test_an_agent_too_large_for_a_history_is_refused(instructions: str) -> None:
+    """Instructions of half a megabyte would hang every run; they stop the process instead, in whatever script."""
     app = App()
-    app.add(Agent(name="novel", model="anthropic:x", instructions="x" * 600_000))
+    app.add(Agent(name="novel", model="anthropic:x", instructions=instructions))
 
     with pytest.raises(ConfigurationError, match="at most 524,288"):
         app.check()

@@ -173,6 +173,7 @@ def test_functions_that_cannot_be_tools_are_refused_by_name() -> None:
     def strange(a: threading_lock) -> None: ...  # type: ignore[name-defined]  # noqa: F821
     def unserialisable(a: pytest.MonkeyPatch) -> None: ...
     def fine() -> None: ...
+    def größe() -> None: ...
 
     refused: list[tuple[Callable[..., object], str]] = [
         (untyped, "'a' needs a type annotation"),
@@ -190,8 +191,9 @@ def test_functions_that_cannot_be_tools_are_refused_by_name() -> None:
         app.tool(timeout=-1)
     with pytest.raises(InvalidToolError, match="effect"):
         app.tool(effect="explode")  # type: ignore[arg-type]  # what a user without a type checker may write
-    with pytest.raises(InvalidToolError, match="needs a name"):
-        app.tool()(lambda: None)
+    for function in (lambda: None, größe):
+        with pytest.raises(InvalidToolError, match="cannot be named"):
+            app.tool()(function)
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
