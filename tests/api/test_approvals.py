@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from temporalio.api.sdk.v1 import WorkflowMetadata
+from temporalio.client import Client
 
 from perdure.messages import Message
 from perdure.testing import eventually
@@ -203,3 +205,23 @@ async def test_a_wrong_filter_of_the_inbox_is_refused(api: Api, query: dict[str,
     response = await api.http.get("/v1/approvals", params=query)
 
     assert response.status_code == 422
+
+
+async def test_the_web_ui_says_what_a_run_waits_for(api: Api, client: Client) -> None:
+    """The current details of a waiting run name the approval, and no longer do once it is decided."""
+
+    async def details(run_id: str) -> str:
+        query = client.get_workflow_handle(run_id).query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+        found: WorkflowMetadata = await query
+        return found.current_details
+
+    async with api.worker(echo):
+        run_id = await api.start()
+        approval = await api.approval(run_id)
+        waiting = await details(run_id)
+        await decide(api, run_id, approval["approval_id"], decision="approve")
+        await api.ended(run_id)
+        ended = await details(run_id)
+
+    assert f"`refund` waits for a decision on `{approval['approval_id']}`" in waiting
+    assert "waits" not in ended

@@ -62,7 +62,7 @@ class Publication:
 
     def _details(self) -> None:
         waits = [f"- `{asked.tool}` waits for a decision on `{asked.approval_id}`" for asked in self._approvals.pending]
-        workflow.set_current_details("\n".join([*waits[:MAX_LISTED], *([""] if waits else []), self._doing]))
+        workflow.set_current_details("\n".join([*waits, *([""] if waits else []), self._doing]))
 
     @property
     def _status(self) -> RunStatus:
