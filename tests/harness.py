@@ -16,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from perdure import Agent, App
 from perdure.agent import AgentSpec
 from perdure.contracts import (
+    ApprovalsMemo,
     Finish,
     PendingApproval,
     RunResult,
@@ -25,6 +26,7 @@ from perdure.contracts import (
     Usage,
 )
 from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart, ToolCallPart, ToolMessage
+from perdure.search_attributes import MEMO_APPROVALS
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
@@ -144,11 +146,12 @@ async def start(
 
 
 async def pending(handle: Handle, *, count: int = 1) -> list[PendingApproval]:
-    """Wait until the run asks that many questions, and return them."""
+    """Wait until the run asks that many questions, and return them; read from its memo, as an inbox does."""
 
     async def asked() -> list[PendingApproval]:
-        approvals = (await view(handle)).pending_approvals
-        return list(approvals) if len(approvals) >= count else []
+        description = await handle.describe()
+        memo = await description.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
+        return list(memo.pending) if len(memo.pending) >= count else []
 
     return await eventually(asked, within=timedelta(seconds=20), what="the approval")
 
