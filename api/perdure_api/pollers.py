@@ -25,19 +25,24 @@ class Pollers(Answer):
     activity: int
 
 
-async def count_pollers(client: Client, task_queue: str) -> Pollers:
+async def count_pollers(client: Client, task_queue: str, *, host: str = "") -> Pollers:
     """Ask Temporal who polls the task queue.
+
+    Args:
+        client: Of the server.
+        task_queue: The queue.
+        host: Count only workers of this host, which the SDK has in their identity, `pid@host`.
 
     Raises:
         ServerUnreachableError: It does not answer.
     """
     return Pollers(
-        workflow=await _count(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
-        activity=await _count(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
+        workflow=await _count(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, host=host),
+        activity=await _count(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY, host=host),
     )
 
 
-async def _count(client: Client, task_queue: str, kind: TaskQueueType.ValueType) -> int:
+async def _count(client: Client, task_queue: str, kind: TaskQueueType.ValueType, *, host: str) -> int:
     request = DescribeTaskQueueRequest(
         namespace=client.namespace, task_queue=TaskQueue(name=task_queue), task_queue_type=kind
     )
@@ -45,4 +50,8 @@ async def _count(client: Client, task_queue: str, kind: TaskQueueType.ValueType)
         # Without retries, as a probe is to say now what is the case now.
         queue = await client.workflow_service.describe_task_queue(request, retry=False, timeout=PROBE_TIMEOUT)
     oldest = datetime.now(UTC) - FRESH
-    return sum(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in queue.pollers)
+    return sum(
+        poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest
+        for poller in queue.pollers
+        if not host or poller.identity.endswith(f"@{host}")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from perdure.codec import ZstdCodec, data_converter
 from perdure.testing import eventually
+from perdure_api.pollers import Pollers, count_pollers
 from perdure_workers.dev_server import find_temporal
 from tests.api.conftest import Api
 from tests.harness import answer, in_turns
@@ -32,6 +34,21 @@ async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
     assert (before.status_code, after) == (503, True)
     assert before.json()["type"] == "urn:perdure:problem:no-worker"
     assert "perdure worker" in before.json()["detail"]
+
+
+async def test_a_hosts_own_workers_can_be_told_from_others(api: Api) -> None:
+    """A container's health check counts the worker beside it and no other's."""
+    async with api.worker(in_turns(answer("hello"))):
+
+        async def counted() -> list[Pollers]:
+            here = await count_pollers(api.temporal, api.settings.task_queue, host=socket.gethostname())
+            return [here] if here.workflow and here.activity else []
+
+        [here] = await eventually(counted, within=timedelta(seconds=10), what="a polling worker")
+        elsewhere = await count_pollers(api.temporal, api.settings.task_queue, host="elsewhere")
+
+    assert (here.workflow, here.activity) == (1, 1)
+    assert (elsewhere.workflow, elsewhere.activity) == (0, 0)
 
 
 async def test_a_probe_that_waits_for_a_worker_does_not_fill_the_log(api: Api) -> None:

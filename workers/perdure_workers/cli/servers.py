@@ -50,11 +50,17 @@ def dev(
 
 
 @servers.command(rich_help_panel="Serve")
-def worker(app: AppOption = None, address: AddressOption = None) -> None:
+def worker(
+    app: AppOption = None,
+    address: AddressOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Serve nothing; tell whether a worker of this host polls, and end.")
+    ] = False,
+) -> None:
     """Serve runs: poll the task queue until stopped."""
-    from perdure_workers.cli.actions.worker import serve_worker
+    from perdure_workers.cli.actions.worker import check_worker, serve_worker
 
-    execute(serve_worker(app=app, address=address))
+    execute(check_worker(address=address) if check else serve_worker(app=app, address=address))
 
 
 @servers.command(rich_help_panel="Serve")

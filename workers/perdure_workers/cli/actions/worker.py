@@ -1,9 +1,14 @@
-"""`perdure worker`: the worker process, until a signal."""
+"""`perdure worker`: the worker process, until a signal, and a look from beside it whether it polls."""
 
 from __future__ import annotations
 
+import socket
+
+from perdure.connection import connect
+from perdure.errors import NoWorkerError
 from perdure.settings import load_settings
 from perdure.telemetry import configure_logging
+from perdure_api.pollers import count_pollers
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
 from perdure_workers.worker import run_worker
@@ -19,3 +24,16 @@ async def serve_worker(*, app: str | None, address: str | None) -> None:
     configure_logging(settings)
     with stop_signals() as stop:
         await run_worker(load_here(settings), settings, stop=stop, address=address)
+
+
+async def check_worker(*, address: str | None) -> None:
+    """Return if a worker of this host polls the task queue, as a container's health check asks.
+
+    Raises:
+        NoWorkerError: None does.
+        PerdureError: The settings are wrong, or no Temporal server answers.
+    """
+    settings, host = load_settings(), socket.gethostname()
+    pollers = await count_pollers(await connect(settings, address=address), settings.task_queue, host=host)
+    if not (pollers.workflow and pollers.activity):
+        raise NoWorkerError(f"no worker of host {host!r} polls the task queue {settings.task_queue!r}")
