@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from temporalio import activity
 
 from perdure.agent import AgentSpec, Limits
@@ -22,6 +22,8 @@ WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
 MAX_INPUT_BYTES: Final = 512 * 1024
 """The largest input a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+"""The largest message that joins a run under way."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
 """The largest model reply that is taken into a history."""
 STILL_RUNNING: Final = "still_running"
@@ -42,11 +44,13 @@ def cut(text: str, limit: int) -> str:
 
 
 class RunStatus(StrEnum):
-    """Where a run is. The first two are states of an open run, the others its ends."""
+    """Where a run is. The first three are states of an open run, the others its ends."""
 
     RUNNING = "running"
     WAITING = "waiting"
     """At least one approval waits for a human; calls that need none may be running."""
+    PAUSED = "paused"
+    """A human holds the run: no step starts; what was running ends, and approvals may be pending."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -59,7 +63,7 @@ class RunStatus(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether this is an end."""
-        return self not in (RunStatus.RUNNING, RunStatus.WAITING)
+        return self not in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
 
 
 class RunInput(Frozen):
@@ -201,6 +205,43 @@ class ApprovalsMemo(Frozen):
     changes: tuple[ApprovalRecord, ...] = ()
 
 
+class SteeringMessage(Frozen):
+    """The payload of the signal `message`. Every field is optional on the wire and checked by the run."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    text: str = ""
+    sender: str = Field(default="", alias="from")
+
+
+class Hold(Frozen):
+    """The payload of the signals `pause` and `resume`; a signal without one will do."""
+
+    by: str = ""
+    reason: str = ""
+
+
+class SteeringRecord(Frozen):
+    """One thing that a human did to the course of the run, as the run's memo records it."""
+
+    kind: Literal["paused", "resumed", "message", "ignored"]
+    at: datetime
+    by: str = ""
+    text: str = ""
+    """A message's first 200 characters; the transcript has it whole."""
+    reason: str = ""
+    """Why it was paused or resumed; for `ignored`, why the signal had no effect."""
+    signal: str = ""
+    """For `ignored`: the signal's name."""
+
+
+class SteeringMemo(Frozen):
+    """The memo field `steering`: whether the run is paused, and what changed since the memo was last written."""
+
+    paused: SteeringRecord | None = None
+    changes: tuple[SteeringRecord, ...] = ()
+
+
 class RunView(Frozen):
     """The answer of the query `view`: the run as it is now."""
 
@@ -209,6 +250,10 @@ class RunView(Frozen):
     pending_approvals: tuple[PendingApproval, ...] = ()
     approvals: tuple[ApprovalRecord, ...] = ()
     """What happened to approvals in this run, the most recent 100."""
+    paused: SteeringRecord | None = None
+    """Who holds the run, since when and why; None while nobody does."""
+    steering: tuple[SteeringRecord, ...] = ()
+    """Pauses, messages, and signals that had no effect, the most recent 100."""
     output: str | None = None
     messages: int = 0
 

@@ -12,7 +12,7 @@ USER: Final = SearchAttributeKey.for_keyword("PerdureUser")
 ORG: Final = SearchAttributeKey.for_keyword("PerdureOrg")
 SESSION: Final = SearchAttributeKey.for_keyword("PerdureSession")
 STATUS: Final = SearchAttributeKey.for_keyword("PerdureStatus")
-"""A `RunStatus`; written when a run starts to wait, goes on, and ends."""
+"""A `RunStatus`; written when a run starts to wait, is paused, goes on, and ends."""
 APPROVALS: Final = SearchAttributeKey.for_keyword_list("PerdureApprovals")
 """Ids of the pending approvals, the oldest 50 of them."""
 COST: Final = SearchAttributeKey.for_float("PerdureCostUsd")
@@ -24,6 +24,8 @@ ALL: Final = (AGENT, VERSION, USER, ORG, SESSION, STATUS, APPROVALS, COST, STEPS
 
 MEMO_APPROVALS: Final = "approvals"
 """Memo field: an `ApprovalsMemo`."""
+MEMO_STEERING: Final = "steering"
+"""Memo field: a `SteeringMemo`; there once somebody has paused the run or sent it a message."""
 MEMO_RESULT: Final = "result"
 """Memo field: the `RunResult` without its output, written as the run's last act."""
 MEMO_REQUEST: Final = "request"

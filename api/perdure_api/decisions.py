@@ -22,7 +22,7 @@ from perdure_api import visibility
 from perdure_api.executions import Executions
 from perdure_api.rpc import temporal_errors
 from perdure_api.schemas import Decided, DecisionRequest
-from perdure_workflows.approvals import MAX_QUOTED
+from perdure_workflows.signals import MAX_QUOTED
 
 CONFIRMATION: Final = timedelta(seconds=5)
 """How long a run may take to say that it has a decision."""
@@ -58,7 +58,7 @@ class Decisions:
             raise await self._why_not_pending(run_id, approval_id)
         self._check(request, approval)
         decision = Decision(approval_id=approval_id, **request.model_dump(exclude={"decision"}))
-        await self._executions.decide(run_id, decision, approve=request.decision == "approve")
+        await self._executions.signal(run_id, request.decision, decision)
         confirmed = await self._confirm(run_id, request, approval, before=view) if view else False
         return Decided(run_id=run_id, approval_id=approval_id, decision=request.decision, confirmed=confirmed)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from datetime import timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
 from temporalio.client import (
     Client,
@@ -19,7 +19,16 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError, TerminatedError
 from temporalio.service import RPCError
 
-from perdure.contracts import WORKFLOW_NAME, Decision, RunError, RunResult, RunView, Totals
+from perdure.contracts import (
+    WORKFLOW_NAME,
+    Decision,
+    Hold,
+    RunError,
+    RunResult,
+    RunView,
+    SteeringMessage,
+    Totals,
+)
 from perdure.errors import ConflictError, RunNotFoundError
 from perdure.search_attributes import COST, MEMO_RESULT, STEPS
 from perdure_api import visibility
@@ -30,6 +39,7 @@ VIEW_TIMEOUT: Final = timedelta(seconds=2)
 """How long a worker may take to say where a run is, before visibility's word is taken."""
 
 Handle = WorkflowHandle[AgentRun, RunResult]
+Signal = Literal["approve", "reject", "message", "pause", "resume"]
 
 
 class Executions:
@@ -106,15 +116,14 @@ class Executions:
         with temporal_errors(run_id=run_id):
             await self._handle(run_id).cancel(reason=reason, rpc_timeout=RPC_TIMEOUT)
 
-    async def decide(self, run_id: str, decision: Decision, *, approve: bool) -> None:
-        """Send the run a decision, which Temporal keeps until a worker takes it in.
+    async def signal(self, run_id: str, name: Signal, payload: Decision | SteeringMessage | Hold) -> None:
+        """Send the run what a human wants, which Temporal keeps until a worker takes it in.
 
         Raises:
             ConflictError: The run has ended.
         """
-        signal = "approve" if approve else "reject"
         with temporal_errors(run_id=run_id):
-            await self._handle(run_id).signal(signal, decision, rpc_timeout=RPC_TIMEOUT)
+            await self._handle(run_id).signal(name, payload, rpc_timeout=RPC_TIMEOUT)
 
     def _handle(self, run_id: str) -> Handle:
         return self._client.get_workflow_handle_for(AgentRun.run, run_id)

@@ -13,8 +13,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from perdure import history
 from perdure.app import App
-from perdure.contracts import RunResult, RunView
-from perdure.errors import IdempotencyKeyReusedError, InvalidInputError
+from perdure.contracts import MAX_MESSAGE_BYTES, Hold, RunResult, RunView, SteeringMessage
+from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
@@ -28,8 +28,10 @@ from perdure_api.schemas import (
     AgentTool,
     Decided,
     DecisionRequest,
+    HoldRequest,
     InboxApproval,
     InboxFilter,
+    MessageRequest,
     NewRun,
     RunDetail,
     RunFilter,
@@ -109,8 +111,8 @@ class Runs:
         view = await self._executions.view(run_id)
         if view is not None and not view.status.ended:
             return _as_seen(detail, view)
-        memo = await visibility.approvals_memo(description)
-        return detail.model_copy(update={"pending_approvals": memo.pending})
+        approvals, steering = await visibility.approvals_memo(description), await visibility.steering_memo(description)
+        return detail.model_copy(update={"pending_approvals": approvals.pending, "paused": steering.paused})
 
     async def list(self, wanted: RunFilter, *, limit: int = 50, page_token: str | None = None) -> RunPage:
         """Return a page of runs, the newest first.
@@ -139,6 +141,36 @@ class Runs:
         """
         await self._executions.describe_open(run_id)
         await self._executions.cancel(run_id, reason=reason)
+
+    async def message(self, run_id: str, request: MessageRequest) -> None:
+        """Say something to the model before it is called next.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ConflictError: It has ended.
+            InputTooLargeError: The text is over its limit.
+        """
+        size = len(request.text.encode())
+        if size > MAX_MESSAGE_BYTES:
+            raise InputTooLargeError(f"the message is {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} fit")
+        await self._executions.describe_open(run_id)
+        message = SteeringMessage(text=request.text, sender=request.sender or "")
+        await self._executions.signal(run_id, "message", message)
+
+    async def pause(self, run_id: str, request: HoldRequest) -> None:
+        """Have a run start no further step. Asking again changes nothing.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ConflictError: It has ended.
+        """
+        await self._executions.describe_open(run_id)
+        await self._executions.signal(run_id, "pause", Hold(by=request.by or "", reason=request.reason))
+
+    async def resume(self, run_id: str, request: HoldRequest) -> None:
+        """Have a paused run go on; one that is not paused is left to it. Raises as `pause`."""
+        await self._executions.describe_open(run_id)
+        await self._executions.signal(run_id, "resume", Hold(by=request.by or "", reason=request.reason))
 
     async def ended(self, run_id: str) -> bool:
         """Return whether a run is over.
@@ -278,6 +310,7 @@ def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
             "cost_usd": view.totals.known_cost,
             "waiting_for": tuple(approval.approval_id for approval in view.pending_approvals),
             "pending_approvals": view.pending_approvals,
+            "paused": view.paused,
             "output": view.output,
         }
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.agent import NAME_PATTERN, Limits
-from perdure.contracts import PendingApproval, RunError, RunStatus, Totals
+from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringRecord, Totals
 from perdure.messages import Frozen
 from perdure.tool import Approval, Effect
 from perdure_api.text import Arguments, Input, JsonValue, Line, SearchKey, Text
@@ -109,6 +109,8 @@ class RunDetail(RunSummary):
     """Whether the numbers are the run's own, of now. False: no worker answered, and they are visibility's."""
     totals: Totals = Totals()
     pending_approvals: tuple[PendingApproval, ...] = ()
+    paused: SteeringRecord | None = None
+    """Who holds the run, since when and why; None while nobody does."""
     output: str | None = None
     """The answer; of a run that stopped early, the model's last words."""
     error: RunError | None = None
@@ -167,6 +169,24 @@ class Decided(Answer):
     decision: Literal["approve", "reject"]
     confirmed: bool
     """True: the run has taken it. False: it is stored and waits for a worker."""
+
+
+class MessageRequest(Request):
+    """Something a human says to a run under way."""
+
+    model_config = ConfigDict(validate_by_name=True)
+
+    text: Input
+    """The model hears it when it is called next; at most 64 KiB of UTF-8."""
+    sender: Line | None = Field(default=None, alias="from")
+    """Who says it; kept in the run's record, and not told to the model."""
+
+
+class HoldRequest(Request):
+    """Who pauses or resumes a run, and why; kept in its record."""
+
+    by: Line | None = None
+    reason: Annotated[Text, Field(max_length=1000)] = ""
 
 
 class AgentTool(Answer):

@@ -12,7 +12,7 @@ from typing import Final
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
-from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus
+from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
 from perdure.errors import InvalidInputError
 from perdure.search_attributes import (
     AGENT,
@@ -21,6 +21,7 @@ from perdure.search_attributes import (
     MEMO_APPROVALS,
     MEMO_INPUT,
     MEMO_STARTED,
+    MEMO_STEERING,
     ORG,
     SESSION,
     STATUS,
@@ -96,7 +97,7 @@ def status(execution: WorkflowExecution) -> RunStatus:
     said = execution.typed_search_attributes.get(STATUS)
     known = next((known for known in RunStatus if known == said), None)
     if is_open(execution):
-        return RunStatus.WAITING if known is RunStatus.WAITING else RunStatus.RUNNING
+        return known if known is not None and not known.ended else RunStatus.RUNNING
     return known if known is not None and known.ended else RunStatus.COMPLETED
 
 
@@ -108,6 +109,11 @@ def is_open(execution: WorkflowExecution) -> bool:
 async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
     """Return what the run last wrote about its approvals."""
     return await execution.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
+
+
+async def steering_memo(execution: WorkflowExecution) -> SteeringMemo:
+    """Return what the run last wrote about being steered."""
+    return await execution.memo_value(MEMO_STEERING, SteeringMemo(), type_hint=SteeringMemo)
 
 
 def encode_token(token: bytes | None, *, query: str) -> str | None:
@@ -139,9 +145,9 @@ def _has_status(wanted: RunStatus) -> str:
     said = f"{STATUS.name} = {_quoted(wanted)}"
     match wanted:
         case RunStatus.RUNNING:
-            waiting = f"{STATUS.name} = {_quoted(RunStatus.WAITING)}"
-            return f"ExecutionStatus = 'Running' AND NOT {waiting}"
-        case RunStatus.WAITING:
+            held_up = f"{STATUS.name} IN ({_quoted(RunStatus.WAITING)}, {_quoted(RunStatus.PAUSED)})"
+            return f"ExecutionStatus = 'Running' AND NOT {held_up}"
+        case RunStatus.WAITING | RunStatus.PAUSED:
             return f"ExecutionStatus = 'Running' AND {said}"
         case RunStatus.FAILED:
             return "ExecutionStatus = 'Failed'"

@@ -125,6 +125,37 @@ class RunEnded(Event):
     """Why it was terminated, in the words of whoever did."""
 
 
+class RunHeld(Event):
+    """Somebody paused the run, or let it go on."""
+
+    kind: Literal["run.paused", "run.resumed"]
+    by: str = ""
+    reason: str = ""
+    paused_for: timedelta | None = None
+    """For `run.resumed`: since when it was paused, where that is known."""
+
+
+class MessageReceived(Event):
+    """The run took a message in; the model hears it when it is called next."""
+
+    kind: Literal["message.received"] = "message.received"
+    sender: str = ""
+    """Who said it, by the message's own word."""
+    text: str
+    """Its first 200 characters; the transcript has it whole."""
+
+
+class SignalIgnored(Event):
+    """A signal to steer the run that had no effect, and why."""
+
+    kind: Literal["signal.ignored"] = "signal.ignored"
+    name: str
+    """`message`, `pause` or `resume`."""
+    by: str = ""
+    text: str = ""
+    reason: str
+
+
 class ModelCalled(Event):
     """The model was asked to answer the transcript."""
 
@@ -291,6 +322,8 @@ RunEvent = Annotated[
     | RunReset
     | RunCancelRequested
     | RunEnded
+    | RunHeld
+    | MessageReceived
     | ModelCalled
     | ModelReplied
     | ModelFailed
@@ -302,6 +335,7 @@ RunEvent = Annotated[
     | ApprovalAsked
     | ApprovalChanged
     | SignalReceived
+    | SignalIgnored
     | WorkerTrouble,
     Field(discriminator="kind"),
 ]

@@ -26,7 +26,7 @@ from temporalio.api.history.v1 import (
     WorkflowTaskTimedOutEventAttributes,
 )
 
-from perdure.contracts import ApprovalsMemo, Decision, RunError, RunInput, RunResult, RunStatus
+from perdure.contracts import ApprovalsMemo, Decision, RunError, RunInput, RunResult, RunStatus, SteeringMemo
 from perdure.events.activities import Activities
 from perdure.events.approvals import ApprovalLog
 from perdure.events.event import (
@@ -41,7 +41,8 @@ from perdure.events.event import (
 )
 from perdure.events.payloads import CarriedRun, read, read_first, short_name
 from perdure.events.stamp import Stamp
-from perdure.search_attributes import MEMO_APPROVALS, MEMO_RESULT
+from perdure.events.steering import SteeringLog
+from perdure.search_attributes import MEMO_APPROVALS, MEMO_RESULT, MEMO_STEERING
 
 _HARMLESS_TASK_FAILURES: Final = (
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,  # a signal came in between: done again
@@ -61,6 +62,7 @@ class Projector:
         self._execution = execution
         self._activities = Activities()
         self._approvals = ApprovalLog()
+        self._steering = SteeringLog()
         self._memo_result: RunResult | None = None
 
     def feed(self, event: HistoryEvent) -> tuple[RunEvent, ...]:
@@ -77,6 +79,8 @@ class Projector:
         self._activities.begin(run, read_first(started.input, CarriedRun))
         if memo := read(started.memo.fields.get(MEMO_APPROVALS), ApprovalsMemo):
             self._approvals.carry_over(memo)
+        if held := read(started.memo.fields.get(MEMO_STEERING), SteeringMemo):
+            self._steering.carry_over(held)
         if run is None or self._execution > 0:
             return
         yield RunStarted(
@@ -102,6 +106,8 @@ class Projector:
         self._memo_result = read(fields.get(MEMO_RESULT), RunResult) or self._memo_result
         if memo := read(fields.get(MEMO_APPROVALS), ApprovalsMemo):
             yield from self._approvals.feed(memo, stamp)
+        if steered := read(fields.get(MEMO_STEERING), SteeringMemo):
+            yield from self._steering.feed(steered, stamp)
 
     def _signaled(self, signaled: WorkflowExecutionSignaledEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
         decision = read_first(signaled.input, Decision)

@@ -178,6 +178,36 @@ async def test_the_end_of_a_run_is_the_exit_code_of_who_waits(desk: Desk) -> Non
     assert [ended.code for ended in ends] == [3, 5, 4]
 
 
+async def test_a_run_is_paused_spoken_to_and_resumed(desk: Desk) -> None:
+    """Three commands steer a run, and its timeline tells who did."""
+    run_id = await desk.start(refund())
+    await desk.question(run_id)
+    paused = await desk.perdure("runs", "pause", run_id, "--by", "ann", "--reason", "lunch")
+
+    async def held() -> bool:
+        return (await desk.runs.get(run_id)).paused is not None
+
+    await eventually(held, within=timedelta(seconds=20))
+    shown = await desk.perdure("runs", "show", run_id)
+    said = await desk.perdure("runs", "message", run_id, "Please hurry.", "--from", "eve")
+    resumed = await desk.perdure("runs", "resume", run_id, "--by", "bob")
+
+    async def goes_on() -> bool:
+        return not await held()
+
+    await eventually(goes_on, within=timedelta(seconds=20))
+    after = await desk.perdure("runs", "show", run_id)
+    await desk.perdure("runs", "cancel", run_id)
+
+    assert [paused.code, said.code, resumed.code] == [0, 0, 0]
+    assert f"perdure runs resume {run_id}" in paused.out
+    assert "by ann: lunch" in shown.out
+    assert f"paused; go on with: perdure runs resume {run_id}" in shown.out
+    assert "from eve" in after.out
+    assert "by bob after" in after.out
+    assert "go on with" not in after.out
+
+
 async def test_the_model_hears_why_a_call_was_rejected(desk: Desk) -> None:
     """A rejection ends neither the run nor the conversation."""
     run_id = await desk.start(refund())
@@ -262,6 +292,8 @@ async def test_a_server_process_that_is_asked_to_stop_exits_with_0(desk: Desk, c
     [
         ("runs show nope", "no run has the id 'nope'"),
         ("runs watch nope", "no run has the id 'nope'"),
+        ("runs pause nope", "no run has the id 'nope'"),
+        ("runs message nope hello", "no run has the id 'nope'"),
         ("replay nope", "no run has the id 'nope'"),
         ("approvals approve nope a1", "no run has the id 'nope'"),
         ("run nobody task", "nobody"),

@@ -151,12 +151,31 @@ async def continued(client: Client) -> Handle:
     return handle
 
 
+async def steered(client: Client) -> Handle:
+    """A run that is paused while a human is asked, decided upon, spoken to and resumed, with signals in vain."""
+    app = shop()
+    look = wish(("find_order", {"order_id": "1042"}))
+    rejected = wish(("refund_order", {"order_id": "1042", "amount": "1000"}))
+    async with serving(client, app, InProcessModel(in_turns(rejected, look, answer("Then a voucher.")))) as settings:
+        handle = await start(client, app, settings, text="Order 1042 arrived broken, I want my money back.")
+        [asked] = await pending(handle)
+        await handle.signal("pause", {"by": "ann", "reason": "the amount looks wrong"})
+        await handle.signal("pause", {"by": "eve"})
+        await handle.signal("reject", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        await handle.signal("message", {"text": "Offer a voucher instead.", "from": "ann"})
+        await handle.signal("message", {"text": ""})
+        await handle.signal("resume", {"by": "bob"})
+        await handle.result()
+    return handle
+
+
 RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
     "failed": failed,
     "running": running,
     "continued": continued,
+    "steered": steered,
 }
 SUGGESTING: Final = (
     "--dynamic-config-value",

@@ -12,7 +12,8 @@ from temporalio.common import RawValue
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from perdure.contracts import ApprovalRecord, PendingApproval, call_digest
-from perdure_workflows.approvals import MAX_RECORDS, NO_PAYLOAD, Approvals
+from perdure_workflows.approvals import MAX_RECORDS, Approvals
+from perdure_workflows.signals import NO_PAYLOAD
 from perdure_workflows.state import ApprovalsState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -39,6 +39,23 @@ def shown(events: list[RunEvent], *, width: int = 80, colour: bool = False) -> s
     return written.getvalue()
 
 
+def test_a_timeline_tells_who_steered_the_run() -> None:
+    """Pause, message, resume and what had no effect have a line each; the signals behind them have none."""
+    text = shown(stored("steered"))
+
+    for piece in (
+        "paused     by ann: the amount looks wrong",
+        "ignored    a pause of eve",
+        "already paused by 'ann'",
+        "message    from ann",
+        "“Offer a voucher instead.”",
+        "the message has no text",
+        "resumed    by bob after",
+    ):
+        assert piece in text, piece
+    assert " signal " not in text
+
+
 def test_a_run_can_be_read_from_its_timeline() -> None:
     """Every step, decision, attempt and loss has its line, and the last one has the totals."""
     text = shown(stored("everything"))

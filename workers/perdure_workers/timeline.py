@@ -16,14 +16,17 @@ from perdure.contracts import Finish, RunStatus
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,
+    MessageReceived,
     ModelFailed,
     ModelReplied,
     RunCancelRequested,
     RunContinued,
     RunEnded,
     RunEvent,
+    RunHeld,
     RunReset,
     RunStarted,
+    SignalIgnored,
     SignalReceived,
     Step,
     StepLog,
@@ -53,6 +56,9 @@ _STYLES = {
     "expired": "red",
     "refused": "red",
     "ignored": "yellow",
+    "paused": "bold yellow",
+    "resumed": "green",
+    "message": "magenta",
     "worker": "yellow",
 }
 
@@ -69,6 +75,7 @@ class Timeline:
         self._console = console
         self._log = StepLog()
         self._began: datetime | None = None
+        self._paused = False
 
     def add(self, event: RunEvent) -> None:
         """Print what the event says, if it is worth a line."""
@@ -92,6 +99,14 @@ class Timeline:
                 self._answered(event)
             case ApprovalAsked() | ApprovalChanged():
                 self._approval(event)
+            case RunHeld():
+                self._hold(event)
+            case MessageReceived():
+                self._row(event, "message", f"from {event.sender or '(nobody)'}")
+                self._excerpt(f"“{line(event.text)}”")
+            case SignalIgnored():
+                self._row(event, "ignored", f"a {event.name} of {event.by or '(nobody)'}")
+                self._detail(event.reason)
             case RunEnded():
                 self._end(event)
             case _:
@@ -110,7 +125,10 @@ class Timeline:
     def under_way(self) -> str:
         """What the run does at this moment, in a few words."""
         steps = [step for step in self._log.steps if not step.status.ended]
-        return ", ".join(_doing(step) for step in steps) or "the run goes on"
+        doing = ", ".join(_doing(step) for step in steps)
+        if self._paused:
+            return f"the run is paused; {doing}" if doing else "the run is paused"
+        return doing or "the run goes on"
 
     def _title(self, event: RunStarted) -> None:
         self._console.print(
@@ -163,6 +181,13 @@ class Timeline:
         edited = ", with other arguments" if event.edited else ""
         reason = f": {event.reason}" if event.reason else ""
         self._row(event, word, f"{event.tool}{by}{waited}{edited}{reason}")
+
+    def _hold(self, event: RunHeld) -> None:
+        self._paused = event.kind == "run.paused"
+        by = f"by {event.by}" if event.by else ""
+        after = f" after {span(event.paused_for)}" if event.paused_for is not None else ""
+        reason = f": {event.reason}" if event.reason else ""
+        self._row(event, event.kind.partition(".")[2], f"{by}{after}{reason}".strip())
 
     def _end(self, event: RunEnded) -> None:
         totals = event.totals
@@ -241,7 +266,7 @@ async def watch(events: AsyncIterator[RunEvent], console: Console) -> RunStatus 
 
 def _remark(event: RunEvent) -> tuple[str, str] | None:
     match event:
-        case SignalReceived() if event.name not in ("approve", "reject"):
+        case SignalReceived() if event.name not in ("approve", "reject", "message", "pause", "resume"):
             return "signal", f"{event.name} from {event.sender}"
         case WorkerTrouble():
             return "worker", event.error

@@ -12,7 +12,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.contracts import Totals
-from perdure.events import ModelReplied, RunEnded, RunEvent, StepLog, StepStatus
+from perdure.events import ModelReplied, RunEnded, RunEvent, RunHeld, StepLog, StepStatus
 from perdure.history import follow_events
 from perdure_workers.plain_text import bill, line, tokens
 
@@ -53,6 +53,7 @@ class Progress:
         self._log = StepLog()
         self._totals = Totals()
         self._end: RunEnded | None = None
+        self._paused = False
 
     def add(self, event: RunEvent) -> None:
         """Take in the next event."""
@@ -66,6 +67,8 @@ class Progress:
                     "unpriced_calls": self._totals.unpriced_calls + (not priced),
                 }
             )
+        elif isinstance(event, RunHeld):
+            self._paused = event.kind == "run.paused"
         elif isinstance(event, RunEnded):
             self._end = event
 
@@ -83,6 +86,8 @@ class Progress:
         )
 
     def _doing(self) -> str:
+        if self._paused:
+            return "is paused"
         open_steps = [step for step in self._log.steps if not step.status.ended]
         waiting = [line(step.name) for step in open_steps if step.status is StepStatus.WAITING]
         if waiting:

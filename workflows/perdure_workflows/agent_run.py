@@ -37,11 +37,13 @@ with workflow.unsafe.imports_passed_through():
     )
     from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
     from perdure.search_attributes import ALL
-    from perdure_workflows.approvals import NO_PAYLOAD, Approvals
+    from perdure_workflows.approvals import Approvals
     from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.publication import Publication
+    from perdure_workflows.signals import NO_PAYLOAD
     from perdure_workflows.state import Call, RunArguments, RunState
+    from perdure_workflows.steering import Steering
     from perdure_workflows.tool_calls import ToolCalls
     from perdure_workflows.transcript import Transcript, fitting, tail_of
 
@@ -72,9 +74,10 @@ class AgentRun:
         self._state = arguments.state or RunState(deadline=workflow.now() + arguments.limits.run_timeout)
         self._transcript = Transcript(self._state.transcript)
         self._approvals = Approvals(self._state.approvals)
-        self._tool_calls = ToolCalls(arguments, self._state, self._approvals)
+        self._steering = Steering(self._state.steering)
+        self._tool_calls = ToolCalls(arguments, self._state, self._approvals, self._steering)
         self._spec_digest = arguments.spec.digest()
-        self._publication = Publication(self._state, self._approvals)
+        self._publication = Publication(self._state, self._approvals, self._steering)
         self._alarm: asyncio.Task[None] | None = None
         if arguments.state is None:
             self._say(arguments.input)
@@ -84,6 +87,7 @@ class AgentRun:
         """Run to an end, and say which."""
         del arguments  # taken by __init__, so that signals and queries find a complete run
         loop = asyncio.create_task(self._loop())
+        showing = asyncio.create_task(self._publication.follow_steering())
         remaining = max(timedelta(0), self._state.deadline - workflow.now())
         try:
             await workflow.wait_condition(loop.done, timeout=remaining, timeout_summary="the run's deadline")
@@ -94,24 +98,51 @@ class AgentRun:
             if await self._interrupt(loop):
                 self._stop(RunStatus.CANCELLED, why="the run was cancelled")
                 raise
+        finally:
+            showing.cancel()
         return loop.result()
 
     async def _loop(self) -> RunResult:
         while True:
-            if not self._state.calls:
-                if self._state.totals.steps >= self._arguments.limits.max_steps:
-                    return self._stop(RunStatus.MAX_STEPS, why="the run reached its step limit")
-                await self._adopt_if_due()
-                end = self._hear(await self._call_model())
-                if end is not None:
-                    return end
-                raise_if_cancelled()
+            await self._pass_gate()
             if self._state.calls:
                 await self._answer_calls()
                 if self._state.rejected:
                     return self._stop(RunStatus.REJECTED, why="the run was stopped by a rejection")
+            elif self._is_answered:
+                return self._stop(RunStatus.COMPLETED, output=self._state.answer)
+            else:
+                if self._state.totals.steps >= self._arguments.limits.max_steps:
+                    return self._stop(RunStatus.MAX_STEPS, why="the run reached its step limit")
+                await self._adopt_if_due()
+                if self._steering.paused is None:  # it may have been paused meanwhile
+                    self._hear_people()
+                    self._hear(await self._call_model())
+                    if not self._is_answered:
+                        raise_if_cancelled()
+            if not self._turn_is_open and self._should_continue_as_new():
+                self._continue_as_new()
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether nothing is left but to end the run with the model's answer."""
+        return self._state.answer is not None and not self._steering.paused and not self._steering.has_messages
+
+    async def _pass_gate(self) -> None:
+        """Wait while the run is paused, without losing what earlier executions hold or outgrowing this one."""
+        while self._steering.paused is not None:
             if self._should_continue_as_new():
                 self._continue_as_new()
+            self._set_alarm()
+            await workflow.wait_condition(
+                lambda: self._steering.paused is None or self._adoption_is_due() or self._should_continue_as_new()
+            )
+            await self._adopt_if_due()
+
+    @property
+    def _turn_is_open(self) -> bool:
+        """Whether the last reply has calls to be answered, or is an answer to end with."""
+        return bool(self._state.calls) or self._state.answer is not None
 
     async def _interrupt(self, loop: asyncio.Task[RunResult]) -> bool:
         """Cancel what runs and wait for its end; return False if the run came to an end of its own meanwhile."""
@@ -131,6 +162,21 @@ class AgentRun:
     def reject(self, decision: RawValue = NO_PAYLOAD) -> None:
         """Refuse a call; the model hears the reason."""
         self._approvals.receive(decision, approved=False, now=workflow.now())
+
+    @workflow.signal(description='{"text": "…", "from": "…"}')
+    def message(self, message: RawValue = NO_PAYLOAD) -> None:
+        """Say something to the model before it is called next."""
+        self._steering.receive_message(message, now=workflow.now())
+
+    @workflow.signal(description='nothing, or {"by": "…", "reason": "…"}')
+    def pause(self, hold: RawValue = NO_PAYLOAD) -> None:
+        """Start no further step."""
+        self._steering.pause(hold, now=workflow.now())
+
+    @workflow.signal(description='nothing, or {"by": "…", "reason": "…"}')
+    def resume(self, hold: RawValue = NO_PAYLOAD) -> None:
+        """Go on after a pause."""
+        self._steering.resume(hold, now=workflow.now())
 
     @workflow.query
     def view(self) -> RunView:
@@ -167,8 +213,17 @@ class AgentRun:
             raise_if_cancelled(error)
             self._fail(_model_error(error))
 
-    def _hear(self, reply: ModelReply) -> RunResult | None:
-        """Take in a reply; return the run's end if it is the answer."""
+    def _hear_people(self) -> None:
+        """Let what people said meanwhile join the conversation; a final answer then was not the last word."""
+        if self._state.mid_turn:
+            return
+        for text in self._steering.take_messages():
+            self._say(text)
+            self._state.answer = None
+            self._state.unfinished_text = ""
+
+    def _hear(self, reply: ModelReply) -> None:
+        """Take in a reply: an answer, calls to be made, or words that are to be continued."""
         self._state.totals = self._state.totals.with_reply(reply)
         message = reply.message
         self._transcript.append(message)
@@ -186,12 +241,11 @@ class AgentRun:
                     message=reply.detail or f"the model stopped: {reply.finish}",
                 )
             )
+        self._state.mid_turn = reply.finish is Finish.PAUSE and not self._state.calls
         if reply.finish is Finish.LENGTH:
             self._go_on_after_cut(text, said=bool(message.text))
-            return None
-        if self._state.calls or reply.finish is Finish.PAUSE:
-            return None
-        return self._stop(RunStatus.COMPLETED, output=text)
+        elif not self._state.calls and not self._state.mid_turn:
+            self._state.answer = text
 
     def _go_on_after_cut(self, text: str, *, said: bool) -> None:
         if self._state.calls:
@@ -283,6 +337,7 @@ class AgentRun:
             self._tool_calls.leave(self._state.calls, why=why)
             self._close_turn()
         self._approvals.withdraw_all(now=workflow.now())
+        self._steering.close(now=workflow.now())
         result = RunResult(
             status=status,
             output=cut(self._state.last_words if output is None else output, MAX_REPLY_BYTES),

@@ -8,26 +8,18 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
 
 from temporalio import workflow
-from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
-    from pydantic import ValidationError
-    from temporalio.contrib.pydantic import pydantic_data_converter
-
     from perdure.contracts import MAX_INPUT_BYTES, ApprovalRecord, ApprovalsMemo, Decision, PendingApproval, cut
+    from perdure_workflows.signals import MAX_QUOTED, NO_PAYLOAD, read_signal
     from perdure_workflows.state import ApprovalsState, Verdict
 
-NO_PAYLOAD = RawValue(Payload())
-"""What a signal sent without any payload is taken to bring."""
 MAX_RECORDS = 100
 MAX_SHOWN = 8 * 1024
 """Bytes of a pending call's arguments that the memo shows; lists and inboxes carry it with every run."""
-MAX_QUOTED = 200
-"""Characters of a sender's text that a record repeats."""
 
 
 class Approvals:
@@ -63,7 +55,7 @@ class Approvals:
     def receive(self, payload: RawValue, *, approved: bool, now: datetime) -> None:
         """Take a decision as a signal brought it: count it, or record why it does not."""
         try:
-            decision = _parse(payload)
+            decision = _read(payload)
         except ValueError as error:
             self._ignore(str(error), Decision(), now=now)
             return
@@ -172,22 +164,10 @@ def _abridged(approval: PendingApproval) -> PendingApproval:
     return approval.model_copy(update={"arguments": {"abridged": cut(text, MAX_SHOWN)}})
 
 
-def _parse(payload: RawValue) -> Decision:
+def _read(payload: RawValue) -> Decision:
     if payload is NO_PAYLOAD:
         raise ValueError('the signal has no payload; send {"approval_id": …, "decided_by": …}')
-    try:
-        content: Any = pydantic_data_converter.payload_converter.from_payload(payload.payload)
-    except Exception as error:  # a signal's payload can be anything, and so can its converter's complaint
-        raise ValueError(f"the payload is not readable: {type(error).__name__}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"the payload must be an object, not {json.dumps(content, default=str)[:MAX_QUOTED]}")
-    try:
-        return Decision.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(place) for place in problem['loc'])}: {problem['msg']}" for problem in error.errors()
-        )
-        raise ValueError(f"the payload is malformed: {problems}") from error
+    return read_signal(payload, Decision)
 
 
 def _why_not_approve(decision: Decision, approval: PendingApproval) -> str | None:

@@ -1,7 +1,7 @@
 """What the run shows to the outside while it goes on and when it has ended: search attributes, memo, current details.
 
 Lists, inboxes and the Web UI read these from the server, so they work with no worker running. They are written when the
-run starts to wait, goes on, and ends; a step by itself costs nothing.
+run starts to wait, is steered, goes on, and ends; a step by itself costs nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from perdure.contracts import RunResult, RunStatus, RunView
-    from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, STATUS, STEPS
+    from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, MEMO_STEERING, STATUS, STEPS
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.state import RunState
+    from perdure_workflows.steering import Steering
 
 MAX_LISTED = 50
 """Ids of pending approvals in the search attribute: Temporal refuses a value of more than 2 KiB."""
@@ -21,9 +22,10 @@ MAX_LISTED = 50
 class Publication:
     """The run's public face."""
 
-    def __init__(self, state: RunState, approvals: Approvals) -> None:
+    def __init__(self, state: RunState, approvals: Approvals, steering: Steering) -> None:
         self._state = state
         self._approvals = approvals
+        self._steering = steering
         self._result: RunResult | None = None
         self._doing = ""
 
@@ -34,6 +36,8 @@ class Publication:
             totals=self._state.totals,
             pending_approvals=self._approvals.pending,
             approvals=self._approvals.records,
+            paused=self._steering.paused,
+            steering=self._steering.records,
             output=self._result.output if self._result else None,
             messages=messages,
         )
@@ -51,10 +55,25 @@ class Publication:
             if self._result is None:
                 self._attributes()
 
+    async def follow_steering(self) -> None:
+        """Show what people do to the run's course, whatever the run is busy with."""
+        while True:
+            await workflow.wait_condition(lambda: self._steering.changed)
+            self.steering()
+
+    def steering(self) -> None:
+        """Show who holds the run and what was said to it, if that has changed."""
+        if self._steering.changed:
+            workflow.upsert_memo({MEMO_STEERING: self._steering.publish()})
+            if self._result is None:
+                self._attributes()
+                self._details()
+
     def end(self, result: RunResult) -> None:
         """Show how the run ended."""
         self._result = result
         self.approvals()
+        self.steering()
         if result.status is RunStatus.CANCELLED:  # Temporal keeps no result of a cancelled workflow
             workflow.upsert_memo({MEMO_RESULT: result.model_copy(update={"output": None})})
         self._attributes()
@@ -62,12 +81,17 @@ class Publication:
 
     def _details(self) -> None:
         waits = [f"- `{asked.tool}` waits for a decision on `{asked.approval_id}`" for asked in self._approvals.pending]
-        workflow.set_current_details("\n".join([*waits, *([""] if waits else []), self._doing]))
+        hold = self._steering.paused
+        notes = [f"- paused since {hold.at:%Y-%m-%d %H:%M:%S} UTC: no step starts"] if hold else []
+        notes += waits
+        workflow.set_current_details("\n".join([*notes, *([""] if notes else []), self._doing]))
 
     @property
     def _status(self) -> RunStatus:
         if self._result is not None:
             return self._result.status
+        if self._steering.paused is not None:
+            return RunStatus.PAUSED
         return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
 
     def _attributes(self) -> None:

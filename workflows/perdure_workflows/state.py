@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
         PendingApproval,
         RunInput,
         Segment,
+        SteeringRecord,
         TailMessage,
         Totals,
     )
@@ -67,6 +68,16 @@ class ApprovalsState(BaseModel):
     """Records that the memo does not show yet."""
 
 
+class SteeringState(BaseModel):
+    """Who holds the run, what people said that the model has not heard yet, and what happened on the way."""
+
+    paused: SteeringRecord | None = None
+    messages: list[str] = Field(default_factory=list)
+    records: list[SteeringRecord] = Field(default_factory=list)
+    unpublished: list[SteeringRecord] = Field(default_factory=list)
+    """Records that the memo does not show yet."""
+
+
 class TranscriptState(BaseModel):
     """The messages this execution holds, and where the ones before them are."""
 
@@ -89,6 +100,11 @@ class RunState(BaseModel):
     calls: list[Call] = Field(default_factory=list)
     """The calls of the last reply, while they are being answered."""
     approvals: ApprovalsState = Field(default_factory=ApprovalsState)
+    steering: SteeringState = Field(default_factory=SteeringState)
+    answer: str | None = None
+    """The final answer, until it is sure that it ends the run."""
+    mid_turn: bool = False
+    """The provider paused its turn and goes on with it in the next call: no message may come between."""
     last_words: str = ""
     """The model's latest text: the output of a run that stops early."""
     unfinished_text: str = ""

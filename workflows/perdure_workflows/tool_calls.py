@@ -34,6 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.options import HEARTBEAT_TIMEOUT, check_options, reconcile_options, tool_options
     from perdure_workflows.state import Call, RunArguments, RunState, Verdict
+    from perdure_workflows.steering import Steering
 
 AUTOMATIC_REPEATS = 2
 """How often a lost call whose probe says 'not done' is dispatched again before a human is asked."""
@@ -44,10 +45,11 @@ MAX_REMARK_BYTES = 8 * 1024
 class ToolCalls:
     """Answers the calls of a reply. Each call gets exactly one result, whatever happens to it."""
 
-    def __init__(self, arguments: RunArguments, state: RunState, approvals: Approvals) -> None:
+    def __init__(self, arguments: RunArguments, state: RunState, approvals: Approvals, steering: Steering) -> None:
         self._arguments = arguments
         self._state = state
         self._approvals = approvals
+        self._steering = steering
         self._slots = asyncio.Semaphore(arguments.limits.max_parallel_tools)
         self.waiting = 0
         """Calls that do nothing but wait for a human."""
@@ -107,11 +109,7 @@ class ToolCalls:
         while True:
             if call.lost_because is None:
                 try:
-                    async with self._slots:
-                        call.dispatched = True
-                        return await workflow.execute_activity(
-                            call_tool, self._activity_input(call, tool), **tool_options(tool, call)
-                        )
+                    return await self._execute(call, tool)
                 except ActivityError as error:
                     raise_if_cancelled(error)
                     if tool.effect.repeatable or _certainly_not_run(error):
@@ -120,6 +118,35 @@ class ToolCalls:
             if (outcome := await self._settle_lost(call, tool)) is not None:
                 return outcome
             call.lost_because = None
+
+    async def _execute(self, call: Call, tool: ToolSpec) -> ToolOutcome:
+        """Hand the call to a worker, as soon as there is a place for it and the run is not paused."""
+        await self._take_slot()
+        try:
+            call.dispatched = True
+            return await workflow.execute_activity(
+                call_tool, self._activity_input(call, tool), **tool_options(tool, call)
+            )
+        finally:
+            self._slots.release()
+
+    async def _take_slot(self) -> None:
+        while True:
+            await self._passage()
+            await self._slots.acquire()
+            if self._steering.paused is None:
+                return
+            self._slots.release()  # it was paused while it waited for the place
+
+    async def _passage(self) -> None:
+        """Wait while the run is paused."""
+        if self._steering.paused is None:
+            return
+        self.waiting += 1
+        try:
+            await workflow.wait_condition(lambda: self._steering.paused is None)
+        finally:
+            self.waiting -= 1
 
     def _lose(self, call: Call, tool: ToolSpec, error: ActivityError) -> None:
         call.lost += 1
@@ -197,6 +224,7 @@ class ToolCalls:
             self._approvals.expire(approval_id, now=workflow.now())
         finally:
             self.waiting -= 1
+        await self._passage()
         verdict = self._approvals.verdict(approval_id)
         assert verdict is not None  # noqa: S101  # both ways out of the wait leave one
         return verdict

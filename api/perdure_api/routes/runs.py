@@ -1,4 +1,4 @@
-"""Start runs, list them, look at one, cancel it."""
+"""Start runs, list them, look at one, steer it, cancel it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from pydantic import Field
 from perdure.events import Step
 from perdure_api.dependencies import Gateway, RunId
 from perdure_api.problems import WITH_BODY, problems
-from perdure_api.schemas import Answer, NewRun, Request, RunDetail, RunFilter, RunPage, RunReference, StartedRun
+from perdure_api.schemas import (
+    Answer,
+    HoldRequest,
+    MessageRequest,
+    NewRun,
+    Request,
+    RunDetail,
+    RunFilter,
+    RunPage,
+    RunReference,
+    StartedRun,
+)
 from perdure_api.text import Line, Text
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -23,6 +34,8 @@ EXAMPLE = {
     "user": "ann",
     "limits": {"max_steps": 20},
 }
+
+MESSAGE_EXAMPLE = {"text": "Offer a voucher instead of the refund.", "from": "ann"}
 
 
 class ListQuery(RunFilter):
@@ -134,4 +147,45 @@ async def export(run_id: RunId, runs: Gateway) -> Response:
 async def cancel(run_id: RunId, runs: Gateway, cancellation: Cancellation | None = None) -> RunReference:
     """Ask a run to end as cancelled; a run that is being cancelled is left to it."""
     await runs.cancel(run_id, reason=cancellation.reason if cancellation else "")
+    return RunReference(run_id=run_id)
+
+
+@router.post(
+    "/{run_id}/messages",
+    operation_id="sendMessage",
+    summary="Say something to a run",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
+)
+async def message(
+    run_id: RunId, request: Annotated[MessageRequest, Body(examples=[MESSAGE_EXAMPLE])], runs: Gateway
+) -> RunReference:
+    """Have a message join the conversation before the model is called next; a final answer that comes first waits."""
+    await runs.message(run_id, request)
+    return RunReference(run_id=run_id)
+
+
+@router.post(
+    "/{run_id}/pause",
+    operation_id="pauseRun",
+    summary="Pause a run",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
+)
+async def pause(run_id: RunId, runs: Gateway, request: HoldRequest | None = None) -> RunReference:
+    """Start no further step of the run; what is running ends. A paused run is left as it is."""
+    await runs.pause(run_id, request or HoldRequest())
+    return RunReference(run_id=run_id)
+
+
+@router.post(
+    "/{run_id}/resume",
+    operation_id="resumeRun",
+    summary="Resume a run",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
+)
+async def resume(run_id: RunId, runs: Gateway, request: HoldRequest | None = None) -> RunReference:
+    """Let a paused run go on; one that is not paused is left as it is."""
+    await runs.resume(run_id, request or HoldRequest())
     return RunReference(run_id=run_id)

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from perdure_workers.cli.ending import execute
-from perdure_workers.cli.options import AddressOption, AppOption, JsonOption, RunArgument
+from perdure_workers.cli.options import AddressOption, AppOption, ByOption, JsonOption, RunArgument
 
 starting = typer.Typer()
+ReasonOption = Annotated[str, typer.Option(help="Kept in the run's history.", show_default=False)]
 runs = typer.Typer(no_args_is_help=True, help="Look at runs and steer them.")
 
 
@@ -71,8 +72,8 @@ def list_runs(
     status: Annotated[
         str | None,
         typer.Option(
-            help="Only runs that are running, waiting, completed, failed, cancelled, timed_out, max_steps, rejected or "
-            "terminated.",
+            help="Only runs that are running, waiting, paused, completed, failed, cancelled, timed_out, max_steps, "
+            "rejected or terminated.",
             show_default=False,
         ),
     ] = None,
@@ -119,13 +120,48 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, address: AddressOpti
 @runs.command()
 def cancel(
     run_id: RunArgument,
-    reason: Annotated[str, typer.Option(help="Kept in the run's history.", show_default=False)] = "",
+    reason: ReasonOption = "",
     address: AddressOption = None,
 ) -> None:
     """Ask a run to end as cancelled."""
     from perdure_workers.cli.actions.runs import cancel_run
 
     execute(cancel_run(run_id, reason=reason, address=address))
+
+
+@runs.command()
+def message(
+    run_id: RunArgument,
+    text: Annotated[
+        str,
+        typer.Argument(metavar="TEXT", help="What to say; '-' reads it from standard input.", show_default=False),
+    ],
+    sender: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="Who says it. Default: the user of this machine."),
+    ] = None,
+    address: AddressOption = None,
+) -> None:
+    """Say something to the model before it is called next."""
+    from perdure_workers.cli.actions.steering import send_message
+
+    execute(send_message(run_id, text, sender=sender, address=address))
+
+
+@runs.command()
+def pause(run_id: RunArgument, by: ByOption = None, reason: ReasonOption = "", address: AddressOption = None) -> None:
+    """Start no further step of a run; what is running ends."""
+    from perdure_workers.cli.actions.steering import pause_run
+
+    execute(pause_run(run_id, by=by, reason=reason, address=address))
+
+
+@runs.command()
+def resume(run_id: RunArgument, by: ByOption = None, reason: ReasonOption = "", address: AddressOption = None) -> None:
+    """Let a paused run go on."""
+    from perdure_workers.cli.actions.steering import resume_run
+
+    execute(resume_run(run_id, by=by, reason=reason, address=address))
 
 
 @runs.command()

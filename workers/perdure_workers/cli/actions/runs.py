@@ -118,12 +118,14 @@ def _style(status: RunStatus) -> str:
             return "green"
         case RunStatus.RUNNING:
             return "cyan"
-        case RunStatus.WAITING:
+        case RunStatus.WAITING | RunStatus.PAUSED:
             return "bold yellow"
     return "red"
 
 
 def _print_state(detail: RunDetail, out: Console) -> None:
+    if detail.paused:
+        out.print(f"\npaused; go on with: perdure runs resume {detail.run_id}", style="bold yellow", soft_wrap=True)
     if detail.pending_approvals:
         out.print()
         print_pending([(detail.run_id, approval) for approval in detail.pending_approvals], out)
