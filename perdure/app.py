@@ -45,12 +45,14 @@ class App:
         description: str | None = None,
         max_attempts: int = 3,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
+        resource: str | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
         Args:
             effect: What a call does outside; decides whether a lost attempt is made again (see `Effect`).
-            approval: `ask` has a human decide before each call. Default: `ask` for a `once` tool, else `allow`.
+            approval: `ask` has a human decide before each call, whatever a policy allows. Default: what the policy
+                says, and without one `ask` for a `once` tool, else `allow`.
             timeout: For one attempt, in seconds if it is a number.
             reconcile: For a `once` tool: tells after a lost attempt whether the call took effect. It is called with
                 the tool's own parameters and returns the result, or `NOT_DONE`; it raises if it cannot tell.
@@ -58,6 +60,7 @@ class App:
             description: What the model reads; default: the docstring without its parameter section.
             max_attempts: For a repeatable tool; a `once` tool always has one.
             max_result_bytes: A longer result is cut, with a marker that says so.
+            resource: What a call touches, as policies name it: a template over the arguments, `order:{order_id}`.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -73,6 +76,7 @@ class App:
                     "timeout": timeout,
                     "max_attempts": max_attempts,
                     "max_result_bytes": max_result_bytes,
+                    "resource": resource,
                 }
             )
         except ValidationError as error:

@@ -17,6 +17,7 @@ from temporalio import activity
 
 from perdure.agent import AgentSpec, Limits
 from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult
+from perdure.policy import Policy
 
 WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
@@ -77,6 +78,12 @@ class RunInput(Frozen):
     org: str | None = None
     session_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    policy: Policy | None = None
+    """What governs the run's calls; None: the tools' own declarations."""
+    roles: tuple[str, ...] = ()
+    """Of the principal that started the run."""
+    requested_by: str = ""
+    """Who started the run; `user` is on whose behalf."""
 
 
 class RunError(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Container
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -14,6 +15,7 @@ from pydantic_core import to_json
 
 from perdure.errors import InvalidToolError
 from perdure.messages import JsonObject
+from perdure.resource import template_fields
 from perdure.tool import NAME_PATTERN, Approval, Effect, Tool, ToolContext, ToolFunction, ToolOptions, ToolSpec
 
 FIELD_PREFIX = "argument_"
@@ -40,6 +42,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         )
     docs = docstring_parser.parse(inspect.getdoc(function) or "")
     parameters = _parameters(function, name)
+    _check_resource(options.resource, name, parameters)
     arguments = _arguments_model(name, function, parameters, {p.arg_name: p.description or "" for p in docs.params})
     approval = options.approval or (Approval.ASK if options.effect is Effect.ONCE else Approval.ALLOW)
     spec = ToolSpec(
@@ -52,6 +55,8 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         max_attempts=options.max_attempts if options.effect.repeatable else 1,
         max_result_bytes=options.max_result_bytes,
         has_reconcile=reconcile is not None,
+        asks_always=options.approval == "ask",
+        resource=options.resource,
     )
     return Tool(
         spec=spec,
@@ -112,6 +117,17 @@ def _parameters(function: ToolFunction, name: str) -> dict[str, tuple[Any, inspe
             raise InvalidToolError(f"tool {name!r}: parameter {parameter.name!r} needs a type annotation")
         found[parameter.name] = (hints[parameter.name], parameter)
     return found
+
+
+def _check_resource(template: str | None, name: str, parameters: Container[str]) -> None:
+    if template is None:
+        return
+    try:
+        unknown = [field for field in template_fields(template) if field.partition(".")[0] not in parameters]
+    except ValueError as error:
+        raise InvalidToolError(f"tool {name!r}: resource: {error}") from error
+    if unknown:
+        raise InvalidToolError(f"tool {name!r}: its resource {template!r} names {unknown[0]!r}, which is no parameter")
 
 
 def _context_parameter(function: ToolFunction) -> str | None:

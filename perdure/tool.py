@@ -58,6 +58,10 @@ class ToolSpec(Frozen):
     max_attempts: int = 3
     max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES
     has_reconcile: bool = False
+    asks_always: bool = False
+    """The author said `approval="ask"`: no policy lets a call run without a human."""
+    resource: str | None = None
+    """Template of what a call touches, for policies; see `perdure.resource`."""
 
 
 class NotDone:
@@ -126,3 +130,4 @@ class ToolOptions(BaseModel, extra="forbid", frozen=True):
     timeout: timedelta = Field(default=DEFAULT_TIMEOUT, gt=timedelta(0), le=timedelta(hours=24))
     max_attempts: int = Field(default=3, ge=1, le=100)
     max_result_bytes: int = Field(default=DEFAULT_MAX_RESULT_BYTES, ge=1024, le=MAX_RESULT_BYTES)
+    resource: str | None = Field(default=None, max_length=256)
