@@ -1,17 +1,27 @@
-"""What an approval takes: who may give it, how many of them, by when, and what happens if nobody does."""
+"""What an approval takes: who may give it, how many of them, by when, and what happens if nobody does.
+
+Beside that, what comes together while people decide: their votes, and what they changed.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Literal
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.duration import Duration
-from perdure.messages import Frozen
+from perdure.messages import Frozen, JsonObject
+from perdure.principal import ANY
 
-MAX_QUORUM = 20
-MAX_ESCALATIONS = 5
+MAX_QUORUM: Final = 20
+MAX_ESCALATIONS: Final = 5
+MAX_GRANT: Final = timedelta(days=30)
+MAX_CHANGES: Final = 50
+MAX_QUOTED_VALUE: Final = 200
+"""Characters of a value that a change repeats."""
 
 PositiveDuration = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=365))]
 
@@ -48,3 +58,58 @@ class ApprovalRequirement(Frozen):
     def levels(self) -> tuple[ApprovalRequirement, ...]:
         """This requirement and those it escalates to, in their order."""
         return (self, *(self.escalate_to.levels if self.escalate_to else ()))
+
+    def may_decide(self, roles: tuple[str, ...]) -> bool:
+        """Whether whoever holds these roles is asked."""
+        return not self.approvers or ANY in roles or not set(self.approvers).isdisjoint(roles)
+
+
+GrantTerm = Literal["run"] | Annotated[Duration, Field(gt=timedelta(0), le=MAX_GRANT)]
+"""How long an approval is to hold for calls of the same kind: for the run, or for a time."""
+
+
+class Vote(Frozen):
+    """One person's yes, while others are still needed."""
+
+    by: str
+    at: datetime
+    reason: str = ""
+    grant: GrantTerm | None = None
+
+
+class ArgumentChange(Frozen):
+    """One argument that an approver changed."""
+
+    path: str
+    """Dotted."""
+    before: str | None = None
+    """JSON, its first 200 characters; None: it was not there."""
+    after: str | None = None
+    """JSON, its first 200 characters; None: it was taken out."""
+
+
+def argument_changes(before: JsonObject, after: JsonObject) -> tuple[ArgumentChange, ...]:
+    """Return what differs, in the order of the paths; at most 50 changes."""
+    flat_before, flat_after = dict(_leaves(before)), dict(_leaves(after))
+    paths = sorted(path for path in flat_before | flat_after if flat_before.get(path) != flat_after.get(path))
+    return tuple(
+        ArgumentChange(path=path, before=_quoted(flat_before.get(path)), after=_quoted(flat_after.get(path)))
+        for path in paths[:MAX_CHANGES]
+    )
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two names are one person's, however they are written."""
+    return one.strip().casefold() == other.strip().casefold()
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}" if path else name)
+    elif path:
+        yield path, json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _quoted(value: str | None) -> str | None:
+    return None if value is None else value[:MAX_QUOTED_VALUE]

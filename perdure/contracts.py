@@ -16,6 +16,8 @@ from pydantic import ConfigDict, Field
 from temporalio import activity
 
 from perdure.agent import AgentSpec, Limits
+from perdure.approval import ApprovalRequirement, ArgumentChange, GrantTerm, Vote
+from perdure.grant import Grant
 from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult
 from perdure.policy import Policy
 
@@ -174,6 +176,25 @@ class PendingApproval(Frozen):
     deadline: datetime | None = None
     reason: str = ""
     """Why a human is asked."""
+    rule: str = ""
+    """Of the policy, that asks."""
+    resource: str | None = None
+    """What the call touches, by the tool's template."""
+    requirement: ApprovalRequirement = ApprovalRequirement()
+    """Who must decide, how many of them, and what the deadline does."""
+    not_from: tuple[str, ...] = ()
+    """Who may not decide: duties are separated."""
+    votes: tuple[Vote, ...] = ()
+    """Who approved already, while more must."""
+    edited_by: str = ""
+    """Who changed the arguments that are shown here."""
+    escalations: int = 0
+    """How often nobody decided in time, and others were asked."""
+
+    @property
+    def missing(self) -> int:
+        """How many more must approve."""
+        return self.requirement.quorum - len(self.votes)
 
 
 class Decision(Frozen):
@@ -181,6 +202,8 @@ class Decision(Frozen):
 
     approval_id: str = ""
     decided_by: str = ""
+    roles: tuple[str, ...] = ()
+    """Of whoever decides; `*` is every role."""
     reason: str = ""
     digest: str | None = None
     """Refuse the decision unless the call still has this digest."""
@@ -190,12 +213,34 @@ class Decision(Frozen):
     """For an unknown outcome only."""
     result: Any = None
     """For outcome `done`: what the tool returned, as far as known."""
+    grant: GrantTerm | None = None
+    """Approve calls of this tool on this resource to come as well: `run`, or for how long."""
+
+
+class Revocation(Frozen):
+    """The payload of the signal `revoke`: take back a grant that holds for the run."""
+
+    grant_id: str = ""
+    by: str = ""
+    reason: str = ""
 
 
 class ApprovalRecord(Frozen):
     """One thing that happened to an approval, as the run's memo records it."""
 
-    kind: Literal["asked", "approved", "rejected", "expired", "withdrawn", "ignored"]
+    kind: Literal[
+        "asked",
+        "voted",
+        "edited",
+        "escalated",
+        "approved",
+        "rejected",
+        "expired",
+        "withdrawn",
+        "ignored",
+        "granted",
+        "revoked",
+    ]
     at: datetime
     approval_id: str = ""
     tool: str = ""
@@ -203,6 +248,16 @@ class ApprovalRecord(Frozen):
     reason: str = ""
     """The decider's reason; for `ignored`, why the decision had no effect."""
     edited: bool = False
+    changes: tuple[ArgumentChange, ...] = ()
+    """For `edited`: what was changed."""
+    missing: int = 0
+    """How many more must approve."""
+    approvers: tuple[str, ...] = ()
+    """For `escalated`: the roles that are asked now."""
+    grant_id: str = ""
+    """For `granted` and `revoked`."""
+    expires_at: datetime | None = None
+    """For `granted`: until when; None: with the run."""
 
 
 class ApprovalsMemo(Frozen):
@@ -257,6 +312,8 @@ class RunView(Frozen):
     pending_approvals: tuple[PendingApproval, ...] = ()
     approvals: tuple[ApprovalRecord, ...] = ()
     """What happened to approvals in this run, the most recent 100."""
+    grants: tuple[Grant, ...] = ()
+    """What may run without asking again, for this run."""
     paused: SteeringRecord | None = None
     """Who holds the run, since when and why; None while nobody does."""
     steering: tuple[SteeringRecord, ...] = ()
@@ -374,6 +431,10 @@ class ToolCall(Frozen):
     agent: str = ""
     user: str | None = None
     org: str | None = None
+    rule: str = ""
+    """Of the policy, that lets the call run."""
+    grant_id: str = ""
+    """For `check_call`: the standing grant that would do in place of asking."""
 
 
 class ToolOutcome(Frozen):
@@ -390,6 +451,8 @@ class CallCheck(Frozen):
 
     problem: str | None = None
     """What would be right, in words for the model; None when they fit."""
+    grant: Grant | None = None
+    """The standing grant that was asked for, if it stands."""
 
 
 class Reconciliation(Frozen):
@@ -429,6 +492,12 @@ async def call_tool(call: ToolCall) -> ToolOutcome:
 @activity.defn
 async def check_call(call: ToolCall) -> CallCheck:
     """Validate the arguments without running the tool."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def record_grant(grant: Grant) -> None:
+    """Let a standing grant begin."""
     raise NotImplementedError
 
 

@@ -10,6 +10,7 @@ PerdureError
 ├── UnknownAgentError           nobody registered an agent of that name and version
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
+├── GrantNotFoundError          no standing grant has that id
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
 ├── InvalidInputError           a value that a caller gave cannot be used
@@ -65,6 +66,10 @@ class RunNotFoundError(PerdureError):
 
 class ApprovalNotFoundError(PerdureError):
     """The run has no such approval."""
+
+
+class GrantNotFoundError(PerdureError):
+    """No standing grant has that id."""
 
 
 class ConflictError(PerdureError):

@@ -62,6 +62,8 @@ class ToolResult(Frozen):
     """The provider's id of the call that this answers."""
     content: str
     is_error: bool = False
+    denied_by: str = ""
+    """The policy's rule that refused the call; not told to the model but in the content."""
 
 
 class UserMessage(Frozen):

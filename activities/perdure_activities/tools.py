@@ -25,6 +25,7 @@ from perdure.contracts import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconcilia
 from perdure.errors import ToolError
 from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
+from perdure_activities.grants import find_grant
 from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.transcripts import Transcripts
 
@@ -87,12 +88,12 @@ class ToolActivities:
 
     @activity.defn
     async def check_call(self, call: ToolCall) -> CallCheck:
-        """Validate the arguments without running the tool."""
+        """Validate the arguments without running the tool, and look for a standing grant."""
         try:
             read_arguments(self._tool(call), call.arguments)
         except ValidationError as error:
             return CallCheck(problem=cut(explain(error, call.tool), MAX_ERROR_BYTES))
-        return CallCheck()
+        return CallCheck(grant=await find_grant(activity.client(), call.grant_id) if call.grant_id else None)
 
     @activity.defn
     async def reconcile_call(self, call: ToolCall) -> Reconciliation:

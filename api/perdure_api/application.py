@@ -22,8 +22,9 @@ from perdure_api import problems
 from perdure_api.access import authorise
 from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
+from perdure_api.feeds import Feeds
 from perdure_api.openapi import corrected
-from perdure_api.routes import agents, approvals, codec, events, health, runs
+from perdure_api.routes import agents, approvals, codec, events, grants, health, runs
 from perdure_api.rpc import temporal_errors
 from perdure_api.runs import Runs
 
@@ -53,11 +54,12 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         connected = client or await connect(settings, lazy=True)
-        api.state.runs = Runs(connected, app, settings)
+        _attach(api, connected, app, settings)
         preparing = asyncio.create_task(_prepare(connected))
         try:
             yield
         finally:
+            await api.state.feeds.close()
             preparing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await preparing
@@ -65,8 +67,8 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api = _Api(title="Perdure", version=version("perdure"), description=DESCRIPTION, lifespan=lifespan)
     api.state.settings = settings
     if client is not None:
-        api.state.runs = Runs(client, app, settings)
-    for noun in (runs, events, approvals, agents):
+        _attach(api, client, app, settings)
+    for noun in (runs, events, approvals, grants, agents):
         api.include_router(noun.router, prefix="/v1", dependencies=[Depends(authorise)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)
@@ -74,6 +76,11 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api.add_middleware(CodecCors)
     problems.install(api)
     return api
+
+
+def _attach(api: FastAPI, client: Client, app: App, settings: Settings) -> None:
+    api.state.runs = Runs(client, app, settings)
+    api.state.feeds = Feeds(client)
 
 
 class _Api(FastAPI):

@@ -17,6 +17,7 @@ from perdure.app import App
 from perdure.contracts import ApprovalRecord, Decision, PendingApproval, RunView
 from perdure.errors import ApprovalNotFoundError, ConflictError, InputTooLargeError, InvalidInputError
 from perdure.events import ApprovalChanged
+from perdure.principal import ANY
 from perdure.schema import explain
 from perdure_api import visibility
 from perdure_api.executions import Executions
@@ -57,10 +58,19 @@ class Decisions:
         if approval is None:
             raise await self._why_not_pending(run_id, approval_id)
         self._check(request, approval)
-        decision = Decision(approval_id=approval_id, **request.model_dump(exclude={"decision"}))
+        # Whatever becomes of the question meanwhile, the decision is for the arguments that were checked here.
+        given = request.model_dump(exclude={"decision", "digest"})
+        digest = request.digest or approval.digest
+        decision = Decision(approval_id=approval_id, roles=(ANY,), digest=digest, **given)
         await self._executions.signal(run_id, request.decision, decision)
-        confirmed = await self._confirm(run_id, request, approval, before=view) if view else False
-        return Decided(run_id=run_id, approval_id=approval_id, decision=request.decision, confirmed=confirmed)
+        missing = await self._confirm(run_id, request, approval, before=view) if view else None
+        return Decided(
+            run_id=run_id,
+            approval_id=approval_id,
+            decision=request.decision,
+            confirmed=missing is not None,
+            missing=missing or 0,
+        )
 
     async def _why_not_pending(self, run_id: str, approval_id: str) -> Exception:
         with temporal_errors(run_id=run_id):
@@ -91,8 +101,10 @@ class Decisions:
 
     async def _confirm(
         self, run_id: str, request: DecisionRequest, approval: PendingApproval, *, before: RunView
-    ) -> bool:
-        """Wait until the run says what became of the decision; False if it says nothing in time.
+    ) -> int | None:
+        """Wait until the run says what became of the decision, and return how many more must decide.
+
+        None: it says nothing in time.
 
         Raises:
             ConflictError: Another decision was first, or the run did not take this one.
@@ -104,23 +116,29 @@ class Decisions:
                 for record in view.approvals
                 if record.approval_id == approval.approval_id and record not in before.approvals
             ]
+            if voted := next((record for record in new if record.kind == "voted" and _names(record, request)), None):
+                return voted.missing
             if settled := next((record for record in new if record.kind in _SETTLED), None):
                 if _is_ours(settled, request):
-                    return True
+                    return 0
                 raise ConflictError(
                     f"approval {approval.approval_id!r} is already {settled.kind} by {settled.decided_by!r}"
+                )
+            if any(record.kind == "edited" and _names(record, request) for record in new):
+                return next(
+                    (one.missing for one in view.pending_approvals if one.approval_id == approval.approval_id), 0
                 )
             if ignored := next((record for record in new if _names(record, request)), None):
                 raise ConflictError(f"the run did not take the decision: {ignored.reason}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        return False
+        return None
 
 
 def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
     """Say why a decision is no answer to the question."""
     if request.decision == "reject":
-        given = request.model_fields_set & {"arguments", "outcome", "result"}
+        given = request.model_fields_set & {"arguments", "outcome", "result", "grant"}
         return f"a rejection takes no {' and no '.join(sorted(given))}" if given else None
     if request.result is not None and request.outcome != "done":
         return "result is for outcome 'done'"
@@ -128,13 +146,13 @@ def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
         return "outcome is for calls whose outcome is unknown" if request.outcome else None
     if request.outcome is None:
         return "the call's outcome is unknown: approve with outcome 'done' or 'retry', or reject to abort"
+    if request.grant is not None:
+        return "a grant is for calls, not for outcomes"
     return "an unknown outcome cannot be given other arguments" if request.arguments is not None else None
 
 
 def _is_ours(record: ApprovalRecord, request: DecisionRequest) -> bool:
-    kind = "approved" if request.decision == "approve" else "rejected"
-    edited = request.arguments is not None
-    return _names(record, request) and (record.kind, record.edited) == (kind, edited)
+    return _names(record, request) and record.kind == ("approved" if request.decision == "approve" else "rejected")
 
 
 def _names(record: ApprovalRecord, request: DecisionRequest) -> bool:

@@ -23,6 +23,7 @@ from perdure.contracts import (
     WORKFLOW_NAME,
     Decision,
     Hold,
+    Revocation,
     RunError,
     RunResult,
     RunView,
@@ -39,7 +40,7 @@ VIEW_TIMEOUT: Final = timedelta(seconds=2)
 """How long a worker may take to say where a run is, before visibility's word is taken."""
 
 Handle = WorkflowHandle[AgentRun, RunResult]
-Signal = Literal["approve", "reject", "message", "pause", "resume"]
+Signal = Literal["approve", "reject", "revoke", "message", "pause", "resume"]
 
 
 class Executions:
@@ -116,7 +117,7 @@ class Executions:
         with temporal_errors(run_id=run_id):
             await self._handle(run_id).cancel(reason=reason, rpc_timeout=RPC_TIMEOUT)
 
-    async def signal(self, run_id: str, name: Signal, payload: Decision | SteeringMessage | Hold) -> None:
+    async def signal(self, run_id: str, name: Signal, payload: Decision | Revocation | SteeringMessage | Hold) -> None:
         """Send the run what a human wants, which Temporal keeps until a worker takes it in.
 
         Raises:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from perdure.errors import (
     ApprovalNotFoundError,
     ConflictError,
+    GrantNotFoundError,
     InputTooLargeError,
     InvalidInputError,
     NoWorkerError,
@@ -35,6 +36,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     RunNotFoundError: HTTPStatus.NOT_FOUND,
     ApprovalNotFoundError: HTTPStatus.NOT_FOUND,
+    GrantNotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     InputTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnknownAgentError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -94,9 +96,17 @@ def install(api: FastAPI) -> None:
     api.exception_handler(Exception)(_unexpected)
 
 
+def status_of(error: PerdureError) -> HTTPStatus:
+    """Return the status that an error is answered with."""
+    return STATUSES[_known(error)]
+
+
+def _known(error: PerdureError) -> type[PerdureError]:
+    return next(kind for kind in type(error).__mro__ if kind in STATUSES)
+
+
 async def _refused(request: Request, error: PerdureError) -> Response:
-    known = next(kind for kind in type(error).__mro__ if kind in STATUSES)
-    status = STATUSES[known]
+    known, status = _known(error), status_of(error)
     if known is not NoWorkerError and status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # a probe asks that every second
         log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()

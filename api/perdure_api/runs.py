@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -13,26 +13,39 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from perdure import history
 from perdure.app import App
-from perdure.contracts import MAX_MESSAGE_BYTES, Hold, RunResult, RunView, SteeringMessage
-from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError
+from perdure.contracts import (
+    MAX_MESSAGE_BYTES,
+    Hold,
+    PendingApproval,
+    Revocation,
+    RunResult,
+    RunView,
+    SteeringMessage,
+)
+from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError, PerdureError
 from perdure.events import EventId, RunEvent, Step, steps
+from perdure.grant import Grant
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
 from perdure_api import visibility
 from perdure_api.decisions import Decisions
 from perdure_api.executions import Executions, known_totals
+from perdure_api.grants import Grants
 from perdure_api.pollers import Pollers, count_pollers
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import (
     AgentSummary,
     AgentTool,
+    BatchItem,
     Decided,
     DecisionRequest,
+    GrantFilter,
     HoldRequest,
     InboxApproval,
     InboxFilter,
     MessageRequest,
     NewRun,
+    RevokeRequest,
     RunDetail,
     RunFilter,
     RunPage,
@@ -43,6 +56,9 @@ from perdure_api.starts import checked_run_id, request_digest, run_arguments, ru
 MAX_PAGE: Final = 1000
 INBOX_PAGE: Final = 100
 """Rows of the inbox that are read at once; each carries the arguments of its calls."""
+
+BATCH_AT_ONCE: Final = 10
+"""Decisions of one request that are under way at the same time."""
 
 
 class Runs:
@@ -61,6 +77,7 @@ class Runs:
         self._settings = settings
         self._executions = Executions(client)
         self._decisions = Decisions(client, self._executions, app)
+        self._grants = Grants(client)
 
     async def start(self, new: NewRun, *, idempotency_key: str | None = None, run_id: str | None = None) -> StartedRun:
         """Start a run.
@@ -200,7 +217,7 @@ class Runs:
             async for row in rows:
                 run = (await visibility.summary(row)).model_dump(include=set(InboxApproval.model_fields))
                 pending = (await visibility.approvals_memo(row)).pending
-                found += [InboxApproval(**dict(asked), **run) for asked in pending if wanted.tool in (None, asked.tool)]
+                found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
         return sorted(found, key=lambda approval: approval.asked_at)[:limit]
 
     async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
@@ -214,6 +231,46 @@ class Runs:
             InputTooLargeError: Arguments and result are over their limit.
         """
         return await self._decisions.decide(run_id, approval_id, request)
+
+    async def decide_many(self, items: Sequence[BatchItem]) -> builtins.list[Decided | PerdureError]:
+        """Decide on several approvals, each by itself, and return what became of each, in their order."""
+        slots = asyncio.Semaphore(BATCH_AT_ONCE)
+
+        async def one(item: BatchItem) -> Decided | PerdureError:
+            request = DecisionRequest.model_validate(
+                item.model_dump(exclude={"run_id", "approval_id"}, exclude_unset=True)
+            )
+            try:
+                async with slots:
+                    return await self.decide(item.run_id, item.approval_id, request)
+            except PerdureError as error:
+                return error
+
+        return await asyncio.gather(*(one(item) for item in items))
+
+    async def grants(self, wanted: GrantFilter) -> builtins.list[Grant]:
+        """Return the standing grants, the newest first."""
+        return await self._grants.list(wanted)
+
+    async def revoke_grant(self, grant_id: str, request: RevokeRequest) -> None:
+        """End a standing grant.
+
+        Raises:
+            GrantNotFoundError: There is no such grant.
+            ConflictError: It has expired, or is revoked.
+        """
+        await self._grants.revoke(grant_id, request)
+
+    async def revoke_run_grant(self, run_id: str, grant_id: str, request: RevokeRequest) -> None:
+        """Ask a run to forget a grant that holds for it alone.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ConflictError: It has ended.
+        """
+        await self._executions.describe_open(run_id)
+        revocation = Revocation(grant_id=grant_id, by=request.by or "", reason=request.reason)
+        await self._executions.signal(run_id, "revoke", revocation)
 
     async def events(self, run_id: str, *, after: str | None = None) -> builtins.list[RunEvent]:
         """Return the events of a run so far.
@@ -300,6 +357,14 @@ def _ended(detail: RunDetail, result: RunResult) -> RunDetail:
     )
 
 
+def _is_wanted(asked: PendingApproval, wanted: InboxFilter) -> bool:
+    return (
+        wanted.tool in (None, asked.tool)
+        and wanted.kind in (None, asked.kind)
+        and (wanted.role is None or asked.requirement.may_decide((wanted.role,)))
+    )
+
+
 def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
     return detail.model_copy(
         update={
@@ -311,6 +376,7 @@ def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
             "waiting_for": tuple(approval.approval_id for approval in view.pending_approvals),
             "pending_approvals": view.pending_approvals,
             "paused": view.paused,
+            "grants": view.grants,
             "output": view.output,
         }
     )

@@ -9,10 +9,24 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.agent import NAME_PATTERN, Limits
+from perdure.approval import GrantTerm
 from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringRecord, Totals
+from perdure.grant import Grant
 from perdure.messages import Frozen
 from perdure.tool import Approval, Effect
-from perdure_api.text import Arguments, Input, JsonValue, Line, SearchKey, Text
+from perdure_api.text import (
+    APPROVAL_ID_PATTERN,
+    RUN_ID_PATTERN,
+    Arguments,
+    Input,
+    JsonValue,
+    Line,
+    SearchKey,
+    Text,
+)
+
+MAX_BATCH = 100
+"""Decisions that one request may bring."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -111,6 +125,8 @@ class RunDetail(RunSummary):
     pending_approvals: tuple[PendingApproval, ...] = ()
     paused: SteeringRecord | None = None
     """Who holds the run, since when and why; None while nobody does."""
+    grants: tuple[Grant, ...] = ()
+    """What may run without asking again, for this run."""
     output: str | None = None
     """The answer; of a run that stopped early, the model's last words."""
     error: RunError | None = None
@@ -127,6 +143,9 @@ class InboxFilter(Request):
     user: SearchKey | None = None
     org: SearchKey | None = None
     tool: Line | None = None
+    role: Line | None = None
+    """What holders of this role may decide."""
+    kind: Literal["call", "outcome"] | None = None
 
 
 class InboxApproval(PendingApproval):
@@ -159,6 +178,9 @@ class DecisionRequest(Request):
     """To approve a call whose outcome is unknown: it took effect, or is to be made again."""
     result: JsonValue = None
     """For outcome `done`: what the tool returned, as far as known."""
+    grant: GrantTerm | None = None
+    """Approve this tool on this resource for calls to come as well: `run`, seconds, ISO 8601 or as in `1h`; 30 days at
+    most. With several approvers it holds if all of them want it, for the shortest time named."""
 
 
 class Decided(Answer):
@@ -169,6 +191,55 @@ class Decided(Answer):
     decision: Literal["approve", "reject"]
     confirmed: bool
     """True: the run has taken it. False: it is stored and waits for a worker."""
+    missing: int = 0
+    """How many more people must approve."""
+
+
+class BatchItem(DecisionRequest):
+    """One decision of several."""
+
+    run_id: Annotated[str, Field(pattern=RUN_ID_PATTERN)]
+    approval_id: Annotated[str, Field(pattern=APPROVAL_ID_PATTERN)]
+
+
+class BatchRequest(Request):
+    """Decisions on several approvals, of any runs."""
+
+    items: Annotated[tuple[BatchItem, ...], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class BatchOutcome(Answer):
+    """What became of one decision of several."""
+
+    run_id: str
+    approval_id: str
+    decided: Decided | None = None
+    error: str = ""
+    """Why it did not count; a decision by itself would have been answered with this problem."""
+    status: int
+    """The HTTP status that the decision by itself would have been answered with."""
+
+
+class GrantFilter(Request):
+    """Which standing grants to list; a field left out lets every one pass."""
+
+    agent: Name | None = None
+    user: SearchKey | None = None
+    org: SearchKey | None = None
+    tool: Line | None = None
+
+
+class GrantList(Answer):
+    """Standing grants, the newest first."""
+
+    items: tuple[Grant, ...]
+
+
+class RevokeRequest(Request):
+    """Who takes a grant back, and why; kept with it."""
+
+    by: Line | None = None
+    reason: Annotated[Text, Field(max_length=1000)] = ""
 
 
 class MessageRequest(Request):

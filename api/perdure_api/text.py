@@ -15,6 +15,8 @@ from perdure.messages import JsonObject
 RUN_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 APPROVAL_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
+GRANT_ID_PATTERN = r"^perdure-grant:[0-9a-f]{32}$"
+
 
 class _Pattern:
     """A pattern that the schema shows to programs, and whose refusal tells people in words what would be right."""

@@ -14,6 +14,7 @@ from temporalio.common import SearchAttributeKey
 
 from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
 from perdure.errors import InvalidInputError
+from perdure.grant import GRANT_WORKFLOW
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,
@@ -29,7 +30,7 @@ from perdure.search_attributes import (
     USER,
     VERSION,
 )
-from perdure_api.schemas import InboxFilter, RunFilter, RunSummary
+from perdure_api.schemas import GrantFilter, InboxFilter, RunFilter, RunSummary
 
 CHECKSUM_BYTES: Final = 8
 
@@ -65,6 +66,17 @@ def inbox_query(wanted: InboxFilter) -> str:
             "ExecutionStatus = 'Running'",
             f"{APPROVALS.name} IS NOT NULL",
             *_equals({AGENT: wanted.agent, USER: wanted.user, ORG: wanted.org}),
+        ]
+    )
+
+
+def grant_query(wanted: GrantFilter) -> str:
+    """Return the visibility query for grants that stand."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(GRANT_WORKFLOW)}",
+            "ExecutionStatus = 'Running'",
+            *_equals({AGENT: wanted.agent, ORG: wanted.org}),
         ]
     )
 

@@ -135,6 +135,8 @@ class Activities:
                             tool=tool_call.tool,
                             arguments=tool_call.arguments,
                             effect=tool_call.effect,
+                            rule=tool_call.rule,
+                            grant_id=tool_call.grant_id,
                         )
 
     def _started(self, started: ActivityTaskStartedEventAttributes) -> None:
@@ -166,6 +168,7 @@ class Activities:
                 tool=call.tool,
                 content=result.content if result else None,
                 is_error=result.is_error if result else True,
+                rule=result.denied_by if result else "",
             )
 
     def _completed(self, scheduled: _Scheduled, result: Payloads, stamp: Stamp) -> Iterator[RunEvent]:

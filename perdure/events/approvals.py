@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never
 
 from perdure.contracts import ApprovalRecord, ApprovalsMemo, PendingApproval
-from perdure.events.event import ApprovalAsked, ApprovalChanged, RunEvent
+from perdure.events.event import ApprovalAsked, ApprovalChanged, GrantChanged, RunEvent
 from perdure.events.stamp import Stamp
 
 _STEP = re.compile(r"c(\d+)-")
@@ -36,8 +36,12 @@ class ApprovalLog:
                     yield self._ask(record, pending.get(record.approval_id), stamp)
                 case "approved" | "rejected" | "expired" | "withdrawn":
                     yield self._change(record, self._asked.pop(record.approval_id, None), stamp)
+                case "voted" | "edited" | "escalated":
+                    yield self._change(record, self._asked.get(record.approval_id), stamp)
                 case "ignored":
                     yield self._change(record, None, stamp)
+                case "granted" | "revoked":
+                    yield _grant(record, stamp)
                 case _:
                     assert_never(record.kind)
         for approval in memo.pending:
@@ -66,6 +70,10 @@ class ApprovalLog:
                 "digest": approval.digest,
                 "reason": approval.reason,
                 "deadline": approval.deadline,
+                "rule": approval.rule,
+                "resource": approval.resource,
+                "approvers": approval.requirement.approvers,
+                "quorum": approval.requirement.quorum,
             }
         )
 
@@ -80,14 +88,41 @@ class ApprovalLog:
             decided_by=record.decided_by,
             reason=record.reason,
             edited=record.edited,
+            changes=record.changes,
+            missing=record.missing,
+            approvers=record.approvers,
             waited=record.at - asked_at if asked_at else None,
         )
 
 
-_KINDS: dict[
-    str,
-    Literal["approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn", "approval.ignored"],
-] = {
+def _grant(record: ApprovalRecord, stamp: Stamp) -> GrantChanged:
+    return GrantChanged(
+        id=stamp.next_id(),
+        at=record.at,
+        step=_step(record.approval_id),
+        kind="grant.created" if record.kind == "granted" else "grant.revoked",
+        grant_id=record.grant_id,
+        tool=record.tool,
+        by=record.decided_by,
+        reason=record.reason,
+        expires_at=record.expires_at,
+    )
+
+
+ChangeKind = Literal[
+    "approval.voted",
+    "approval.edited",
+    "approval.escalated",
+    "approval.approved",
+    "approval.rejected",
+    "approval.expired",
+    "approval.withdrawn",
+    "approval.ignored",
+]
+_KINDS: Final[dict[str, ChangeKind]] = {
+    "voted": "approval.voted",
+    "edited": "approval.edited",
+    "escalated": "approval.escalated",
     "approved": "approval.approved",
     "rejected": "approval.rejected",
     "expired": "approval.expired",

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, TypeAdapter
 
 from perdure.agent import Limits
+from perdure.approval import ArgumentChange
 from perdure.contracts import Finish, RunError, RunStatus, Totals, Usage
 from perdure.messages import Frozen, JsonObject
 
@@ -210,6 +211,10 @@ class ToolCalled(Event):
     tool: str
     arguments: JsonObject
     effect: str
+    rule: str = ""
+    """Of the policy, that let it run, or had humans asked."""
+    grant_id: str = ""
+    """The standing grant that let it run without asking."""
 
 
 class ToolFinished(Attempted):
@@ -259,6 +264,8 @@ class ToolAnswered(Event):
     content: str | None
     """None where history does not repeat the answer, as it is large."""
     is_error: bool = True
+    rule: str = ""
+    """Of the policy, that denied the call."""
 
 
 class ApprovalAsked(Event):
@@ -273,16 +280,33 @@ class ApprovalAsked(Event):
     digest: str = ""
     reason: str = ""
     deadline: datetime | None = None
+    rule: str = ""
+    """Of the policy, that asks."""
+    resource: str | None = None
+    approvers: tuple[str, ...] = ()
+    """Roles of which one is needed to decide; empty: whoever may decide at all."""
+    quorum: int = 1
+    """Different people who must approve."""
 
 
 class ApprovalChanged(Event):
     """Something became of an approval; `approval.ignored` is a decision that had no effect, and why.
 
+    `approval.voted`: somebody approved, and more must. `approval.edited`: somebody changed the arguments.
+    `approval.escalated`: nobody decided in time, and others are asked.
+
     An approval and the call it lets run enter history together, the call first: `at` has them in their order.
     """
 
     kind: Literal[
-        "approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn", "approval.ignored"
+        "approval.voted",
+        "approval.edited",
+        "approval.escalated",
+        "approval.approved",
+        "approval.rejected",
+        "approval.expired",
+        "approval.withdrawn",
+        "approval.ignored",
     ]
     approval_id: str = ""
     tool: str = ""
@@ -290,8 +314,27 @@ class ApprovalChanged(Event):
     reason: str = ""
     edited: bool = False
     """Approved with other arguments than the model's."""
+    changes: tuple[ArgumentChange, ...] = ()
+    """For `approval.edited`: what was changed."""
+    missing: int = 0
+    """For `approval.voted`: how many more must approve."""
+    approvers: tuple[str, ...] = ()
+    """For `approval.escalated`: roles of which one is needed now."""
     waited: timedelta | None = None
     """Since it was asked, where that is known."""
+
+
+class GrantChanged(Event):
+    """An approval holds for calls to come, or for the run no longer."""
+
+    kind: Literal["grant.created", "grant.revoked"]
+    grant_id: str
+    tool: str
+    by: str = ""
+    """Everyone who approved it, or who revoked it."""
+    reason: str = ""
+    expires_at: datetime | None = None
+    """None: with the run."""
 
 
 class SignalReceived(Event):
@@ -334,6 +377,7 @@ RunEvent = Annotated[
     | ToolAnswered
     | ApprovalAsked
     | ApprovalChanged
+    | GrantChanged
     | SignalReceived
     | SignalIgnored
     | WorkerTrouble,

@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, assert_never
 
+from perdure.approval import ArgumentChange
 from perdure.contracts import Finish, Usage
 from perdure.events.event import (
     ApprovalAsked,
@@ -40,6 +41,8 @@ class StepStatus(StrEnum):
     ERROR = "error"
     """A tool call that was answered with an error, which the model reads."""
     REJECTED = "rejected"
+    DENIED = "denied"
+    """The policy denied the call."""
     FAILED = "failed"
     """The attempts were used up; a failed model call ends the run, of a failed tool call the model hears."""
     LOST = "lost"
@@ -70,6 +73,15 @@ class StepApproval(Frozen):
     waited: timedelta | None = None
     edited: bool = False
     """Approved with other arguments than the model's."""
+    changes: tuple[ArgumentChange, ...] = ()
+    """What was changed in them last."""
+    approvers: tuple[str, ...] = ()
+    """Roles of which one is needed to decide; empty: whoever may decide at all."""
+    quorum: int = 1
+    votes: tuple[str, ...] = ()
+    """Who approved while more were needed."""
+    escalations: int = 0
+    """How often nobody decided in time, and others were asked."""
 
 
 class Step(Frozen):
@@ -100,6 +112,10 @@ class Step(Frozen):
     result: str | None = None
     error: str | None = None
     """Why the call failed or was lost."""
+    rule: str = ""
+    """Of the policy, that let the call run, had humans asked, or denied it."""
+    grant_id: str = ""
+    """The standing grant that let it run without asking."""
     approvals: tuple[StepApproval, ...] = ()
 
 
@@ -173,7 +189,15 @@ class StepLog:
             self._steps[event.step] = Step(
                 number=event.step, kind="tool", name=event.tool, status=StepStatus.RUNNING, started_at=event.at
             )
-        self._update(event.step, status=StepStatus.RUNNING, arguments=event.arguments, error=None, ended_at=None)
+        self._update(
+            event.step,
+            status=StepStatus.RUNNING,
+            arguments=event.arguments,
+            error=None,
+            ended_at=None,
+            rule=event.rule,
+            grant_id=event.grant_id,
+        )
 
     def _tool_finished(self, event: ToolFinished) -> None:
         self._update(
@@ -212,6 +236,8 @@ class StepLog:
         if step.status is not StepStatus.REJECTED:
             status = StepStatus.ERROR if event.is_error else StepStatus.COMPLETED
             self._update(step.number, status=status)
+        if isinstance(event, ToolAnswered) and event.rule:
+            self._update(step.number, status=StepStatus.DENIED, rule=event.rule)
         self._update(step.number, result=event.content, ended_at=event.at)
 
     def _asked(self, event: ApprovalAsked) -> None:
@@ -224,28 +250,21 @@ class StepLog:
             reason=event.reason,
             asked_at=event.at,
             deadline=event.deadline,
+            approvers=event.approvers,
+            quorum=event.quorum,
         )
         others = tuple(asked for asked in step.approvals if asked.approval_id != event.approval_id)
-        self._update(step.number, status=StepStatus.WAITING, ended_at=None, approvals=(*others, approval))
+        waiting = {"status": StepStatus.WAITING, "ended_at": None, "approvals": (*others, approval)}
+        self._update(step.number, **waiting, rule=event.rule or step.rule)
 
     def _approval_changed(self, event: ApprovalChanged) -> None:
         step = self.find(event.step)
         if step is None or event.kind == "approval.ignored":
             return
-        decision = event.kind.removeprefix("approval.")
-        update = {
-            "decision": decision,
-            "decided_by": event.decided_by,
-            "decided_at": event.at,
-            "decision_reason": event.reason,
-            "waited": event.waited,
-            "edited": event.edited,
-        }
         self._update(
             step.number,
             approvals=tuple(
-                asked.model_copy(update=update) if asked.approval_id == event.approval_id else asked
-                for asked in step.approvals
+                _changed(asked, event) if asked.approval_id == event.approval_id else asked for asked in step.approvals
             ),
         )
         # The dispatch that an approval allows comes before it in history, as the memo is written last.
@@ -265,6 +284,27 @@ def steps(events: Iterable[RunEvent]) -> list[Step]:
     for event in events:
         log.add(event)
     return log.steps
+
+
+def _changed(asked: StepApproval, event: ApprovalChanged) -> StepApproval:
+    """Return what became of a question."""
+    match event.kind:
+        case "approval.voted":
+            update: dict[str, object] = {"votes": (*asked.votes, event.decided_by)}
+        case "approval.edited":
+            update = {"votes": (), "edited": True, "changes": event.changes}
+        case "approval.escalated":
+            update = {"votes": (), "approvers": event.approvers, "escalations": asked.escalations + 1}
+        case _:
+            update = {
+                "decision": event.kind.removeprefix("approval."),
+                "decided_by": event.decided_by,
+                "decided_at": event.at,
+                "decision_reason": event.reason,
+                "waited": event.waited,
+                "edited": event.edited,
+            }
+    return asked.model_copy(update=update)
 
 
 def _requested(call: RequestedCall, *, at: datetime) -> Step:

@@ -155,7 +155,7 @@ async def test_a_rejection_that_ends_the_run_waits_for_no_other_decision(client:
 
     async with serving(client, app, model) as settings:
         handle = await start(client, app, settings)
-        first, _ = await pending(handle, count=2)
+        first = next(asked for asked in await pending(handle, count=2) if asked.arguments["order"] == "o1")
         await handle.signal("reject", {"approval_id": first.approval_id, "decided_by": "ann"})
         async with asyncio.timeout(20):
             result = await handle.result()

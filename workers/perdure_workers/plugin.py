@@ -17,6 +17,7 @@ from perdure.app import App
 from perdure.codec import data_converter
 from perdure.errors import ConfigurationError
 from perdure.settings import Settings
+from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
@@ -25,6 +26,7 @@ from perdure_activities.transcripts import Transcripts
 from perdure_workers.interceptors import Observation
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.grant import StandingGrant
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -64,13 +66,14 @@ class Perdure(SimplePlugin):
         super().__init__(
             "perdure",
             data_converter=partial(data_converter, compress_above=settings.compress_above_bytes),
-            workflows=[AgentRun],
+            workflows=[AgentRun, StandingGrant],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
                 tools.call_tool,
                 tools.check_call,
                 tools.reconcile_call,
+                GrantActivities().record_grant,
             ],
             interceptors=[Observation()],
             workflow_runner=strict,

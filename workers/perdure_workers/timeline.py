@@ -16,6 +16,7 @@ from perdure.contracts import Finish, RunStatus
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,
+    GrantChanged,
     MessageReceived,
     ModelFailed,
     ModelReplied,
@@ -52,6 +53,12 @@ _STYLES = {
     "failed": "bold red",
     "lost": "bold red",
     "error": "red",
+    "voted": "green",
+    "edited": "yellow",
+    "escalated": "bold yellow",
+    "grant": "green",
+    "revoked": "yellow",
+    "denied": "red",
     "rejected": "red",
     "expired": "red",
     "refused": "red",
@@ -99,6 +106,8 @@ class Timeline:
                 self._answered(event)
             case ApprovalAsked() | ApprovalChanged():
                 self._approval(event)
+            case GrantChanged():
+                self._grant(event)
             case RunHeld():
                 self._hold(event)
             case MessageReceived():
@@ -162,7 +171,7 @@ class Timeline:
         step = self._log.find(event.step)
         if step and step.status is StepStatus.REJECTED:  # the decision was shown
             return
-        word = "refused" if event.is_error else "settled"
+        word = "denied" if event.rule else "refused" if event.is_error else "settled"
         self._row(event, word, self._call(event.step, event.tool))
         self._detail(event.content or "")
 
@@ -178,9 +187,22 @@ class Timeline:
             return
         waited = f" after {span(event.waited)}" if event.waited is not None else ""
         by = f" by {event.decided_by}" if event.decided_by else ""
-        edited = ", with other arguments" if event.edited else ""
+        edited = ", with other arguments" if event.edited and event.kind != "approval.edited" else ""
+        to = f" to {', '.join(event.approvers) or 'everyone'}" if event.kind == "approval.escalated" else ""
+        more = f", {event.missing} more needed" if event.missing else ""
         reason = f": {event.reason}" if event.reason else ""
-        self._row(event, word, f"{event.tool}{by}{waited}{edited}{reason}")
+        self._row(event, word, f"{event.tool}{to}{by}{waited}{edited}{more}{reason}")
+        for change in event.changes:
+            self._detail(f"{change.path}: {change.before or '(nothing)'} → {change.after or '(nothing)'}")
+
+    def _grant(self, event: GrantChanged) -> None:
+        if event.kind == "grant.created":
+            until = f"for {span(event.expires_at - event.at)}" if event.expires_at else "for this run"
+            self._row(event, "grant", f"{event.tool} needs no further approval {until}, by {event.by}")
+        else:
+            self._row(event, "revoked", f"the grant for {event.tool} by {event.by or '(nobody)'}")
+        if event.reason:
+            self._detail(event.reason)
 
     def _hold(self, event: RunHeld) -> None:
         self._paused = event.kind == "run.paused"
@@ -266,7 +288,7 @@ async def watch(events: AsyncIterator[RunEvent], console: Console) -> RunStatus 
 
 def _remark(event: RunEvent) -> tuple[str, str] | None:
     match event:
-        case SignalReceived() if event.name not in ("approve", "reject", "message", "pause", "resume"):
+        case SignalReceived() if event.name not in ("approve", "reject", "revoke", "message", "pause", "resume"):
             return "signal", f"{event.name} from {event.sender}"
         case WorkerTrouble():
             return "worker", event.error

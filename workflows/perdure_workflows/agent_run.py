@@ -41,6 +41,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.publication import Publication
+    from perdure_workflows.questions import RunFailsError
     from perdure_workflows.signals import NO_PAYLOAD
     from perdure_workflows.state import Call, RunArguments, RunState
     from perdure_workflows.steering import Steering
@@ -163,6 +164,11 @@ class AgentRun:
         """Refuse a call; the model hears the reason."""
         self._approvals.receive(decision, approved=False, now=workflow.now())
 
+    @workflow.signal(description='{"grant_id": "…", "by": "…", "reason": "…"}')
+    def revoke(self, revocation: RawValue = NO_PAYLOAD) -> None:
+        """Take back a grant that holds for the run."""
+        self._approvals.revoke(revocation, now=workflow.now())
+
     @workflow.signal(description='{"text": "…", "from": "…"}')
     def message(self, message: RawValue = NO_PAYLOAD) -> None:
         """Say something to the model before it is called next."""
@@ -275,7 +281,7 @@ class AgentRun:
             while not all(task.done() for task in tasks):
                 await self._something_happens(tasks)
                 self._publication.approvals()
-                if self._need_not_wait(tasks):
+                if self._need_not_wait(tasks) or any(_failure_of(task) for task in tasks):
                     break
                 await self._adopt_if_due()
         except (Exception, asyncio.CancelledError) as error:  # an evicted run is discarded by GeneratorExit, unawaited
@@ -286,6 +292,8 @@ class AgentRun:
         if interruption is not None:
             raise interruption
         for end in ends:
+            if isinstance(end, RunFailsError):
+                self._fail(end.error)
             if isinstance(end, Exception) and not is_cancelled_exception(end):
                 raise end
         if all(call.result for call in self._state.calls):
@@ -416,6 +424,12 @@ class AgentRun:
     def _next_step(self) -> int:
         self._state.totals = self._state.totals.with_step()
         return self._state.totals.steps
+
+
+def _failure_of(task: asyncio.Task[None]) -> RunError | None:
+    """Return why the whole run is to fail, if a call has come to that."""
+    error = task.exception() if task.done() and not task.cancelled() else None
+    return error.error if isinstance(error, RunFailsError) else None
 
 
 def _model_error(error: ActivityError) -> RunError:

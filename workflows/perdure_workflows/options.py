@@ -92,6 +92,13 @@ def check_options(tool: ToolSpec, call: Call) -> ActivityOptions:
     )
 
 
+def grant_options(tool: ToolSpec) -> ActivityOptions:
+    """For recording a standing grant: one call to the server."""
+    return _options(
+        timeout=CHECK_TIMEOUT, heartbeat=None, retries=_RUNTIME_RETRIES, summary=f"standing grant for {tool.name}"
+    )
+
+
 def transcript_options() -> ActivityOptions:
     """For taking messages over from earlier executions."""
     return _options(

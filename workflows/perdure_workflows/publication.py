@@ -36,6 +36,7 @@ class Publication:
             totals=self._state.totals,
             pending_approvals=self._approvals.pending,
             approvals=self._approvals.records,
+            grants=self._approvals.grants,
             paused=self._steering.paused,
             steering=self._steering.records,
             output=self._result.output if self._result else None,

@@ -9,6 +9,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, Field
 
+    from perdure.approval import Vote
     from perdure.contracts import (
         ApprovalRecord,
         Decision,
@@ -19,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         TailMessage,
         Totals,
     )
+    from perdure.grant import Grant
     from perdure.messages import EMPTY_DIGEST, JsonObject, Message, ToolResult
 
 
@@ -31,6 +33,12 @@ class Call(BaseModel):
     arguments: JsonObject
     malformed: str | None = None
     step: int
+    rule: str = ""
+    """The policy's rule that decided, if there is a policy."""
+    resource: str | None = None
+    """What the call touches, by the tool's template, if there is a policy."""
+    grant_id: str = ""
+    """The standing grant that lets it run."""
     approved_by: str | None = None
     """Who let it run; None until then, or when nobody was asked."""
     edited_by: str | None = None
@@ -56,6 +64,12 @@ class Verdict(BaseModel):
     approved: bool
     decision: Decision
     expired: bool = False
+    votes: tuple[Vote, ...] = ()
+    """All who approved."""
+    edits: bool = False
+    """The decision brings other arguments, which are still to be checked."""
+    question: PendingApproval | None = None
+    """For an edit: what was asked when it came."""
 
 
 class ApprovalsState(BaseModel):
@@ -66,6 +80,8 @@ class ApprovalsState(BaseModel):
     records: list[ApprovalRecord] = Field(default_factory=list)
     unpublished: list[ApprovalRecord] = Field(default_factory=list)
     """Records that the memo does not show yet."""
+    grants: list[Grant] = Field(default_factory=list)
+    """What may run without asking again, for this run."""
 
 
 class SteeringState(BaseModel):

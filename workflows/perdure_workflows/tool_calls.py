@@ -5,35 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
-from typing import Literal
 
 from temporalio import workflow
-from temporalio.exceptions import (
-    ActivityError,
-    ApplicationError,
-    TimeoutType,
-)
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.contracts import (
-        STILL_RUNNING,
-        TOOL_MISSING,
-        PendingApproval,
-        ToolCall,
-        ToolOutcome,
-        call_digest,
-        call_tool,
-        check_call,
-        cut,
-        reconcile_call,
-    )
+    from perdure.contracts import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, cut, reconcile_call
     from perdure.messages import ToolResult
-    from perdure.tool import Approval, ToolSpec
+    from perdure.tool import ToolSpec
     from perdure_workflows.approvals import Approvals
+    from perdure_workflows.calls import activity_input, described
     from perdure_workflows.cancellation import raise_if_cancelled
-    from perdure_workflows.options import HEARTBEAT_TIMEOUT, check_options, reconcile_options, tool_options
-    from perdure_workflows.state import Call, RunArguments, RunState, Verdict
+    from perdure_workflows.options import HEARTBEAT_TIMEOUT, reconcile_options, tool_options
+    from perdure_workflows.permission import Permissions, Refusal
+    from perdure_workflows.questions import Questions
+    from perdure_workflows.state import Call, RunArguments, RunState
     from perdure_workflows.steering import Steering
 
 AUTOMATIC_REPEATS = 2
@@ -48,11 +35,15 @@ class ToolCalls:
     def __init__(self, arguments: RunArguments, state: RunState, approvals: Approvals, steering: Steering) -> None:
         self._arguments = arguments
         self._state = state
-        self._approvals = approvals
         self._steering = steering
         self._slots = asyncio.Semaphore(arguments.limits.max_parallel_tools)
-        self.waiting = 0
+        self._questions = Questions(arguments, approvals, steering)
+        self._permissions = Permissions(arguments, state, approvals, self._questions)
+
+    @property
+    def waiting(self) -> int:
         """Calls that do nothing but wait for a human."""
+        return self._questions.waiting
 
     async def answer(self, call: Call) -> None:
         """Bring a call to its result."""
@@ -81,28 +72,11 @@ class ToolCalls:
                 self._refuse(call, f"{what}: {why}.")
 
     async def _permitted(self, call: Call, tool: ToolSpec) -> bool:
-        if tool.approval is Approval.ALLOW or call.approved_by is not None:
-            return True
-        if problem := await self._problem(call, tool):
-            self._refuse(call, problem)
+        try:
+            await self._permissions.obtain(call, tool)
+        except Refusal as refusal:
+            self._refuse(call, refusal.why, denied_by=refusal.denied_by)
             return False
-        approval = self._approval(call, call.call_id, reason=f"{tool.name} needs an approval")
-        while True:
-            verdict = await self._verdict(approval)
-            decision = verdict.decision
-            if not verdict.approved:
-                self._state.rejected |= self._arguments.spec.on_reject == "stop"
-                self._refuse(call, f"Rejected by {decision.decided_by}: {decision.reason or 'no reason given'}")
-                return False
-            if decision.arguments is None or decision.arguments == call.arguments:
-                break
-            edited = call.model_copy(update={"arguments": decision.arguments})
-            problem = await self._problem(edited, tool)
-            if problem is None:
-                call.arguments, call.edited_by = decision.arguments, decision.decided_by
-                break
-            self._approvals.reopen(approval, problem, now=workflow.now())
-        call.approved_by = decision.decided_by[:80]
         return True
 
     async def _dispatch(self, call: Call, tool: ToolSpec) -> ToolOutcome:
@@ -113,7 +87,7 @@ class ToolCalls:
                 except ActivityError as error:
                     raise_if_cancelled(error)
                     if tool.effect.repeatable or _certainly_not_run(error):
-                        return ToolOutcome(content=_describe(error, tool), is_error=True)
+                        return ToolOutcome(content=described(error, tool), is_error=True)
                     self._lose(call, tool, error)
             if (outcome := await self._settle_lost(call, tool)) is not None:
                 return outcome
@@ -125,32 +99,22 @@ class ToolCalls:
         try:
             call.dispatched = True
             return await workflow.execute_activity(
-                call_tool, self._activity_input(call, tool), **tool_options(tool, call)
+                call_tool, activity_input(self._arguments, call, tool), **tool_options(tool, call)
             )
         finally:
             self._slots.release()
 
     async def _take_slot(self) -> None:
         while True:
-            await self._passage()
+            await self._questions.passage()
             await self._slots.acquire()
             if self._steering.paused is None:
                 return
             self._slots.release()  # it was paused while it waited for the place
 
-    async def _passage(self) -> None:
-        """Wait while the run is paused."""
-        if self._steering.paused is None:
-            return
-        self.waiting += 1
-        try:
-            await workflow.wait_condition(lambda: self._steering.paused is None)
-        finally:
-            self.waiting -= 1
-
     def _lose(self, call: Call, tool: ToolSpec, error: ActivityError) -> None:
         call.lost += 1
-        call.lost_because = _describe(error, tool)
+        call.lost_because = described(error, tool)
         call.runs_on = isinstance(error.cause, ApplicationError) and error.cause.type == STILL_RUNNING
         if isinstance(error.cause, ActivityTimeoutError) and error.cause.type is TimeoutType.HEARTBEAT:
             call.may_run_until = workflow.now() + max(timedelta(0), tool.timeout - HEARTBEAT_TIMEOUT)
@@ -169,7 +133,9 @@ class ToolCalls:
         reason = f"the outcome of {tool.name} is unknown: {call.lost_because}"
         if call.may_run_until is not None and call.may_run_until > workflow.now():
             reason += f"; a worker cut off from the server could be running it until {call.may_run_until:%H:%M:%S} UTC"
-        verdict = await self._verdict(self._approval(call, approval_id, reason=reason, kind="outcome"))
+        requirement = self._permissions.decide(call, tool).approval.model_copy(update={"quorum": 1})
+        question = self._questions.question(call, approval_id, reason=reason, requirement=requirement, kind="outcome")
+        verdict = await self._questions.verdict(question)
         decision = verdict.decision
         if not verdict.approved:
             self._state.rejected = True
@@ -190,7 +156,7 @@ class ToolCalls:
         """Return whether the call took effect, None if the probe cannot tell, and the result if it did."""
         try:
             found = await workflow.execute_activity(
-                reconcile_call, self._activity_input(call, tool), **reconcile_options(tool, call)
+                reconcile_call, activity_input(self._arguments, call, tool), **reconcile_options(tool, call)
             )
         except ActivityError as error:
             raise_if_cancelled(error)
@@ -198,88 +164,11 @@ class ToolCalls:
         raise_if_cancelled()
         return found.done, found.outcome
 
-    async def _problem(self, call: Call, tool: ToolSpec) -> str | None:
-        try:
-            check = await workflow.execute_activity(
-                check_call, self._activity_input(call, tool), **check_options(tool, call)
-            )
-        except ActivityError as error:
-            raise_if_cancelled(error)
-            return f"The arguments of {call.tool} could not be checked: {_describe(error, tool)}"
-        raise_if_cancelled()
-        return check.problem
-
-    async def _verdict(self, approval: PendingApproval) -> Verdict:
-        self._approvals.ask(approval)
-        approval_id = approval.approval_id
-        timeout = None if approval.deadline is None else max(timedelta(0), approval.deadline - workflow.now())
-        self.waiting += 1
-        try:
-            await workflow.wait_condition(
-                lambda: self._approvals.verdict(approval_id) is not None,
-                timeout=timeout,
-                timeout_summary=f"deadline to approve {approval.tool}",
-            )
-        except TimeoutError:
-            self._approvals.expire(approval_id, now=workflow.now())
-        finally:
-            self.waiting -= 1
-        await self._passage()
-        verdict = self._approvals.verdict(approval_id)
-        assert verdict is not None  # noqa: S101  # both ways out of the wait leave one
-        return verdict
-
-    def _approval(
-        self, call: Call, approval_id: str, *, reason: str, kind: Literal["call", "outcome"] = "call"
-    ) -> PendingApproval:
-        asked = self._state.approvals.pending.get(approval_id)
-        if asked is not None:  # after continue-as-new
-            return asked
-        now = workflow.now()
-        patience = self._arguments.limits.approval_timeout
-        return PendingApproval(
-            approval_id=approval_id,
-            kind=kind,
-            tool=call.tool,
-            arguments=call.arguments,
-            digest=call_digest(call.tool, call.arguments),
-            step=call.step,
-            asked_at=now,
-            deadline=now + patience if patience else None,
-            reason=reason,
-        )
-
-    def _activity_input(self, call: Call, tool: ToolSpec) -> ToolCall:
-        return ToolCall(
-            step=call.step,
-            call_id=call.call_id,
-            tool=call.tool,
-            arguments=call.arguments,
-            effect=tool.effect.value,
-            timeout=tool.timeout,
-            max_attempts=tool.max_attempts if tool.effect.repeatable else 1,
-            max_result_bytes=tool.max_result_bytes,
-            agent=self._arguments.spec.name,
-            user=self._arguments.user,
-            org=self._arguments.org,
-        )
-
     @staticmethod
-    def _refuse(call: Call, why: str) -> None:
-        call.result = ToolResult(call_id=call.provider_id, content=cut(why, MAX_REMARK_BYTES), is_error=True)
+    def _refuse(call: Call, why: str, *, denied_by: str = "") -> None:
+        content = cut(why, MAX_REMARK_BYTES)
+        call.result = ToolResult(call_id=call.provider_id, content=content, is_error=True, denied_by=denied_by)
 
 
 def _certainly_not_run(error: ActivityError) -> bool:
     return isinstance(error.cause, ApplicationError) and error.cause.type == TOOL_MISSING
-
-
-def _describe(error: ActivityError, tool: ToolSpec) -> str:
-    cause = error.cause
-    if isinstance(cause, ActivityTimeoutError):
-        if cause.type is TimeoutType.HEARTBEAT:
-            silence = f"{HEARTBEAT_TIMEOUT.total_seconds():g} s"
-            return f"{tool.name} failed: nothing was heard for {silence} of the worker that ran it"
-        return f"{tool.name} failed: it took longer than {tool.timeout.total_seconds():g} s"
-    if isinstance(cause, ApplicationError):
-        return cause.message
-    return str(cause or error)

@@ -8,13 +8,26 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field
 
+from perdure.errors import PerdureError
 from perdure_api.dependencies import ApprovalId, Gateway, RunId
-from perdure_api.problems import WITH_BODY, problems
-from perdure_api.schemas import Answer, Decided, DecisionRequest, InboxApproval, InboxFilter
+from perdure_api.problems import WITH_BODY, problems, status_of
+from perdure_api.schemas import (
+    Answer,
+    BatchItem,
+    BatchOutcome,
+    BatchRequest,
+    Decided,
+    DecisionRequest,
+    InboxApproval,
+    InboxFilter,
+)
 
 router = APIRouter(tags=["approvals"])
 
 EXAMPLE = {"decision": "approve", "decided_by": "ann", "reason": "the photo shows the damage"}
+
+
+BATCH_EXAMPLE = {"items": [{"run_id": "run-7", "approval_id": "c2-1f0e9a77", **EXAMPLE}]}
 
 
 class InboxQuery(InboxFilter):
@@ -29,10 +42,36 @@ class Inbox(Answer):
     items: tuple[InboxApproval, ...]
 
 
+class Outcomes(Answer):
+    """What became of each decision, in the order of the request."""
+
+    items: tuple[BatchOutcome, ...]
+
+
 @router.get("/approvals", operation_id="listApprovals", summary="List what waits for a human")
 async def inbox(query: Annotated[InboxQuery, Query()], runs: Gateway) -> Inbox:
     """List the pending approvals of all runs, the oldest first. This works while no worker is running."""
     return Inbox(items=tuple(await runs.approvals(query, limit=query.limit)))
+
+
+@router.post(
+    "/approvals/decisions",
+    operation_id="decideMany",
+    summary="Decide on several approvals",
+    responses=WITH_BODY,
+)
+async def decide_many(request: Annotated[BatchRequest, Body(examples=[BATCH_EXAMPLE])], runs: Gateway) -> Outcomes:
+    """Decide on up to 100 approvals of any runs; each is told by itself what became of it."""
+    outcomes = await runs.decide_many(request.items)
+    return Outcomes(items=tuple(_outcome(*pair) for pair in zip(request.items, outcomes, strict=True)))
+
+
+def _outcome(item: BatchItem, outcome: Decided | PerdureError) -> BatchOutcome:
+    if isinstance(outcome, PerdureError):
+        problem = {"error": str(outcome), "status": status_of(outcome)}
+        return BatchOutcome(run_id=item.run_id, approval_id=item.approval_id, **problem)
+    status = HTTPStatus.OK if outcome.confirmed else HTTPStatus.ACCEPTED
+    return BatchOutcome(run_id=item.run_id, approval_id=item.approval_id, decided=outcome, status=status)
 
 
 @router.post(

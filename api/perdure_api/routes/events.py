@@ -13,9 +13,10 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from perdure.errors import PerdureError
 from perdure.events import RunEvent
-from perdure_api.dependencies import Gateway, RunId
+from perdure_api.dependencies import Gateway, RunId, SharedFeeds
+from perdure_api.feeds import Feeds, Told
 from perdure_api.problems import problems
-from perdure_api.runs import Runs, check_event_id
+from perdure_api.runs import check_event_id
 from perdure_api.schemas import Answer
 
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -56,6 +57,7 @@ async def read(
     run_id: RunId,
     request: Request,
     runs: Gateway,
+    feeds: SharedFeeds,
     after: Annotated[str | None, Query(description="An event's id; only later ones are returned.")] = None,
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="As `after`, and before it.")
@@ -71,7 +73,7 @@ async def read(
     check_event_id(seen)
     stopping = asyncio.Event()
     return EventSourceResponse(
-        _messages(runs, run_id, after=seen, stopping=stopping),
+        _messages(feeds, run_id, after=seen, stopping=stopping),
         ping=PING_SECONDS,
         send_timeout=SEND_TIMEOUT_SECONDS,
         shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
@@ -80,18 +82,18 @@ async def read(
 
 
 async def _messages(
-    runs: Runs, run_id: str, *, after: str | None, stopping: asyncio.Event
+    feeds: Feeds, run_id: str, *, after: str | None, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
     try:
-        async for event in _until(stopping, runs.follow(run_id, after=after)):
-            yield ServerSentEvent(id=event.id, event=event.kind, data=event.model_dump_json())
+        async for told in _until(stopping, feeds.follow(run_id, after=after)):
+            yield ServerSentEvent(id=str(told.id), event=told.kind, data=told.data)
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))
 
 
-async def _until(stopping: asyncio.Event, events: AsyncIterator[RunEvent]) -> AsyncIterator[RunEvent]:
+async def _until(stopping: asyncio.Event, events: AsyncIterator[Told]) -> AsyncIterator[Told]:
     """Iterate until the server stops: an idle stream would hold it up, and a cut one is an error to the client."""
     stop = asyncio.create_task(stopping.wait())
     upcoming = asyncio.ensure_future(anext(events, None))

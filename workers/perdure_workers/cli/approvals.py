@@ -17,12 +17,50 @@ ApprovalArgument = Annotated[
 ReasonOption = Annotated[str, typer.Option(help="Kept with the decision.", show_default=False)]
 
 
-@approvals.command("list")
-def list_approvals(as_json: JsonOption = False, address: AddressOption = None) -> None:
-    """List the approvals that are pending, over all runs."""
-    from perdure_workers.cli.actions.approvals import list_approvals
+AgentOption = Annotated[str | None, typer.Option(help="Only of this agent.", show_default=False)]
+ToolOption = Annotated[str | None, typer.Option(help="Only calls of this tool.", show_default=False)]
+UserOption = Annotated[str | None, typer.Option(help="Only of runs for this user.", show_default=False)]
+OrgOption = Annotated[str | None, typer.Option(help="Only of this organisation.", show_default=False)]
 
-    execute(list_approvals(as_json=as_json, address=address))
+
+@approvals.command("list")
+def list_approvals(
+    agent: AgentOption = None,
+    tool: ToolOption = None,
+    user: UserOption = None,
+    org: OrgOption = None,
+    role: Annotated[
+        str | None, typer.Option(help="Only what holders of this role may decide.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """List the approvals that are pending, over all runs, the oldest first."""
+    from perdure_workers.cli.actions.approvals import Inbox, list_approvals
+
+    inbox = Inbox(agent=agent, tool=tool, user=user, org=org, role=role)
+    execute(list_approvals(inbox, as_json=as_json, address=address))
+
+
+@approvals.command("decide")
+def decide_many(
+    decision: Annotated[
+        Literal["approve", "reject"], typer.Argument(help="What to do with all of them.", show_default=False)
+    ],
+    agent: AgentOption = None,
+    tool: ToolOption = None,
+    user: UserOption = None,
+    org: OrgOption = None,
+    by: ByOption = None,
+    reason: ReasonOption = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether these are the right ones.")] = False,
+    address: AddressOption = None,
+) -> None:
+    """Decide on all pending approvals that pass a filter, after showing them."""
+    from perdure_workers.cli.actions.approvals import Inbox, decide_many
+
+    inbox = Inbox(agent=agent, tool=tool, user=user, org=org, role=None)
+    execute(decide_many(inbox, decision, by=by, reason=reason, yes=yes, address=address))
 
 
 @approvals.command()
@@ -43,6 +81,14 @@ def approve(
         str | None,
         typer.Option(metavar="JSON", help="With --outcome done: what the tool returned.", show_default=False),
     ] = None,
+    grant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TERM",
+            help="Approve this tool on this resource for calls to come as well: 'run', or a time such as 1h.",
+            show_default=False,
+        ),
+    ] = None,
     app: AppOption = None,
     address: AddressOption = None,
 ) -> None:
@@ -58,6 +104,7 @@ def approve(
             arguments=arguments,
             outcome=outcome,
             result=result,
+            grant=grant,
             app=app,
             address=address,
         )

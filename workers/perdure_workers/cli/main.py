@@ -8,6 +8,7 @@ import typer
 
 from perdure_workers.cli.approvals import approvals
 from perdure_workers.cli.ending import leave
+from perdure_workers.cli.grants import grants
 from perdure_workers.cli.replay import replaying
 from perdure_workers.cli.runs import runs, starting
 from perdure_workers.cli.servers import servers
@@ -24,6 +25,7 @@ application.add_typer(starting)
 application.add_typer(servers)
 application.add_typer(runs, name="runs", rich_help_panel="Look and decide")
 application.add_typer(approvals, name="approvals", rich_help_panel="Look and decide")
+application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
 application.add_typer(replaying)
 
 

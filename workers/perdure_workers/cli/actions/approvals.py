@@ -4,35 +4,99 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from perdure.app import App
 from perdure.contracts import PendingApproval
-from perdure.errors import AppLoadError, InvalidInputError
+from perdure.errors import AppLoadError, InvalidInputError, PerdureError
 from perdure.settings import load_settings
-from perdure_api.schemas import DecisionRequest, InboxFilter
+from perdure_api.schemas import BatchItem, Decided, DecisionRequest, InboxFilter
 from perdure_workers.cli.actions.connection import gateway
-from perdure_workers.cli.actions.output import console, print_json
+from perdure_workers.cli.actions.output import confirm, console, print_json
+from perdure_workers.cli.actions.typed import typed
+from perdure_workers.cli.ending import ExitCode
 from perdure_workers.loading import load_here
 from perdure_workers.plain_text import call, line, span
 
+NOTHING_WAITS = "nothing waits for a human"
 
-async def list_approvals(*, as_json: bool, address: str | None) -> None:
+
+@dataclass(frozen=True)
+class Inbox:
+    """Which approvals are meant, as it was typed."""
+
+    agent: str | None
+    tool: str | None
+    user: str | None
+    org: str | None
+    role: str | None
+
+    @property
+    def filter(self) -> InboxFilter:
+        """The filter.
+
+        Raises:
+            InvalidInputError: It cannot be one.
+        """
+        return typed(InboxFilter, vars(self))
+
+
+async def list_approvals(inbox: Inbox, *, as_json: bool, address: str | None) -> None:
     """Print what waits for a human, over all runs."""
     async with gateway(address=address) as runs:
-        waiting = await runs.approvals(InboxFilter())
+        waiting = await runs.approvals(inbox.filter)
     if as_json:
         print_json(waiting)
     elif waiting:
         print_pending([(approval.run_id, approval) for approval in waiting], console())
     else:
-        console().print("nothing waits for a human")
+        console().print(NOTHING_WAITS if inbox.filter == InboxFilter() else "nothing that passes this filter waits")
+
+
+async def decide_many(
+    inbox: Inbox,
+    decision: Literal["approve", "reject"],
+    *,
+    by: str | None,
+    reason: str,
+    yes: bool,
+    address: str | None,
+) -> ExitCode | None:
+    """Decide on everything in the inbox, each by itself, and say what became of each.
+
+    Questions about lost calls are left out: each has an answer of its own.
+    """
+    wanted = inbox.filter.model_copy(update={"kind": "call"})
+    out = console()
+    async with gateway(address=address) as runs:
+        waiting = await runs.approvals(wanted)
+        if not waiting:
+            out.print(NOTHING_WAITS)
+            return None
+        print_pending([(approval.run_id, approval) for approval in waiting], out)
+        if not yes and not confirm(f"{decision} these {len(waiting)}?"):
+            raise InvalidInputError("nothing was decided; --yes decides without asking")
+        request = {"decision": decision, "decided_by": by or getpass.getuser(), "reason": reason}
+        items = [
+            typed(
+                BatchItem,
+                {**request, "run_id": one.run_id, "approval_id": one.approval_id, "digest": one.digest},
+            )
+            for one in waiting
+        ]
+        outcomes = await runs.decide_many(items)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, PerdureError)]
+    for item, outcome in zip(items, outcomes, strict=True):
+        failed = f"{item.approval_id} of run {item.run_id}: {outcome}"
+        said = failed if isinstance(outcome, PerdureError) else _done(outcome, item.decided_by)
+        out.print(said, soft_wrap=True, markup=False)
+    return ExitCode.REFUSED if refused else None
 
 
 async def approve(
@@ -44,6 +108,7 @@ async def approve(
     arguments: str | None,
     outcome: Literal["done", "retry"] | None,
     result: str | None,
+    grant: str | None,
     app: str | None,
     address: str | None,
 ) -> None:
@@ -63,6 +128,7 @@ async def approve(
             "arguments": _json("--arguments", arguments),
             "outcome": outcome,
             "result": _json("--result", result),
+            "grant": grant,
         },
         app=_app_at_hand(app) if arguments is not None else None,
         address=address,
@@ -90,8 +156,7 @@ def print_pending(waiting: Sequence[tuple[str, PendingApproval]], out: Console) 
             soft_wrap=True,
         )
         details = [f"step {approval.step}, asked {span(now - approval.asked_at)} ago"]
-        if approval.deadline:
-            details.append(f"rejected in {span(approval.deadline - now)}")
+        details += _requirement(approval, now)
         if approval.reason:
             details.append(line(approval.reason))
         out.print(Text(f"  {'; '.join(details)}", style="dim"), soft_wrap=True)
@@ -105,20 +170,35 @@ def print_pending(waiting: Sequence[tuple[str, PendingApproval]], out: Console) 
 async def _decide(
     run_id: str, approval_id: str, decision: dict[str, Any], *, app: App | None, address: str | None
 ) -> None:
-    try:
-        request = DecisionRequest.model_validate(
-            {**decision, "decided_by": decision["decided_by"] or getpass.getuser()}
-        )
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise InvalidInputError(f"{'.'.join(str(place) for place in problem['loc'])}: {problem['msg']}") from error
+    request = typed(DecisionRequest, {**decision, "decided_by": decision["decided_by"] or getpass.getuser()})
     async with gateway(address=address, app=app) as runs:
         decided = await runs.decide(run_id, approval_id, request)
+    console().print(_done(decided, request.decided_by), soft_wrap=True, markup=False)
+
+
+def _done(decided: Decided, by: str) -> str:
     done = "approved" if decided.decision == "approve" else "rejected"
-    stored = "" if decided.confirmed else "; no worker has taken it yet, it is stored with the run"
-    console().print(
-        f"{done} {approval_id} of run {run_id} as {request.decided_by}{stored}", soft_wrap=True, markup=False
-    )
+    said = f"{done} {decided.approval_id} of run {decided.run_id} as {by}"
+    if not decided.confirmed:
+        return f"{said}; no worker has taken it yet, it is stored with the run"
+    return f"{said}; {decided.missing} more must approve" if decided.missing else said
+
+
+def _requirement(approval: PendingApproval, now: datetime) -> Iterator[str]:
+    """Say who must decide, how many of them, and what happens if they do not."""
+    requirement = approval.requirement
+    if requirement.approvers:
+        yield f"by {line(' or '.join(requirement.approvers))}"
+    if requirement.quorum > 1:
+        so_far = f", so far {line(', '.join(vote.by for vote in approval.votes))}" if approval.votes else ""
+        yield f"{requirement.quorum} people{so_far}"
+    if approval.not_from:
+        yield f"not by {line(', '.join(approval.not_from))}"
+    if approval.edited_by:
+        yield f"arguments changed by {line(approval.edited_by)}"
+    if approval.deadline:
+        ends = {"reject": "rejected", "escalate": "escalates", "fail": "fails the run"}[requirement.on_deadline]
+        yield f"{ends} in {span(approval.deadline - now)}"
 
 
 def _app_at_hand(reference: str | None) -> App | None:

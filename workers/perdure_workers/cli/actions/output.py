@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
+from rich.prompt import Confirm
 
 from perdure.contracts import RunStatus
 from perdure_workers.cli.ending import ExitCode
@@ -26,6 +27,11 @@ ENDS = {
 def console(*, stderr: bool = False) -> Console:
     """Return a console that colours nothing by guesswork."""
     return Console(stderr=stderr, highlight=False)
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; without one the answer is no."""
+    return sys.stdin.isatty() and Confirm.ask(question, console=console(stderr=True), default=False)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel]) -> None:

@@ -15,6 +15,7 @@ from perdure_api.schemas import RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
 from perdure_workers.cli.actions.approvals import print_pending
 from perdure_workers.cli.actions.connection import gateway
+from perdure_workers.cli.actions.grants import print_grants
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.plain_text import line, money, span
 
@@ -129,6 +130,9 @@ def _print_state(detail: RunDetail, out: Console) -> None:
     if detail.pending_approvals:
         out.print()
         print_pending([(detail.run_id, approval) for approval in detail.pending_approvals], out)
+    if detail.grants:
+        out.print()
+        print_grants(detail.grants, out)
     if not detail.status.ended and not detail.live:
         out.print("no worker answers; this is what Temporal has stored", style="yellow")
     if detail.ui_url:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import getpass
 import sys
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from perdure.errors import InvalidInputError
 from perdure_api.schemas import HoldRequest, MessageRequest
 from perdure_workers.cli.actions.connection import gateway
 from perdure_workers.cli.actions.output import console
-
-M = TypeVar("M", bound=BaseModel)
+from perdure_workers.cli.actions.typed import typed
 
 
 async def send_message(run_id: str, text: str, *, sender: str | None, address: str | None) -> None:
@@ -24,7 +19,7 @@ async def send_message(run_id: str, text: str, *, sender: str | None, address: s
         PerdureError: There is no such run, or it has ended, or the text is too large.
     """
     said = sys.stdin.read() if text == "-" else text
-    request = _request(MessageRequest, {"text": said, "from": sender or getpass.getuser()})
+    request = typed(MessageRequest, {"text": said, "from": sender or getpass.getuser()})
     async with gateway(address=address) as runs:
         await runs.message(run_id, request)
     console().print(f"run {run_id} hears it with its next model call", soft_wrap=True, markup=False)
@@ -36,7 +31,7 @@ async def pause_run(run_id: str, *, by: str | None, reason: str, address: str | 
     Raises:
         PerdureError: There is no such run, or it has ended.
     """
-    request = _request(HoldRequest, {"by": by or getpass.getuser(), "reason": reason})
+    request = typed(HoldRequest, {"by": by or getpass.getuser(), "reason": reason})
     async with gateway(address=address) as runs:
         await runs.pause(run_id, request)
     console().print(
@@ -50,15 +45,7 @@ async def resume_run(run_id: str, *, by: str | None, reason: str, address: str |
     Raises:
         PerdureError: There is no such run, or it has ended.
     """
-    request = _request(HoldRequest, {"by": by or getpass.getuser(), "reason": reason})
+    request = typed(HoldRequest, {"by": by or getpass.getuser(), "reason": reason})
     async with gateway(address=address) as runs:
         await runs.resume(run_id, request)
     console().print(f"asked run {run_id} to go on", soft_wrap=True, markup=False)
-
-
-def _request(model: type[M], typed: dict[str, Any]) -> M:
-    try:
-        return model.model_validate(typed)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise InvalidInputError(f"{'.'.join(str(place) for place in problem['loc'])}: {problem['msg']}") from error

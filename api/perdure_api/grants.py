@@ -1,0 +1,61 @@
+"""Standing grants as the API sees them: each is a workflow of its own that runs as long as the grant stands."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+
+from perdure.errors import ConflictError, GrantNotFoundError, RunNotFoundError
+from perdure.grant import GRANT_WORKFLOW, Grant
+from perdure.search_attributes import MEMO_GRANT
+from perdure_api import visibility
+from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
+from perdure_api.schemas import GrantFilter, RevokeRequest
+
+PAGE: Final = 100
+MAX_LISTED: Final = 1000
+
+
+class Grants:
+    """All standing grants of a namespace."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def list(self, wanted: GrantFilter) -> list[Grant]:
+        """Return the grants that stand, the newest first; at most 1,000."""
+        rows = self._client.list_workflows(
+            visibility.grant_query(wanted), page_size=PAGE, limit=MAX_LISTED, rpc_timeout=RPC_TIMEOUT
+        )
+        found: list[Grant] = []
+        with temporal_errors():
+            async for row in rows:
+                grant = await _grant_of(row)
+                if grant is not None and wanted.tool in (None, grant.tool) and wanted.user in (None, grant.user):
+                    found.append(grant)
+        return sorted(found, key=lambda grant: grant.at, reverse=True)
+
+    async def revoke(self, grant_id: str, request: RevokeRequest) -> None:
+        """End a grant at once; the calls that it let run already are not undone.
+
+        Raises:
+            GrantNotFoundError: There is no such grant.
+            ConflictError: It has expired, or is revoked.
+        """
+        handle = self._client.get_workflow_handle(grant_id)
+        try:
+            with temporal_errors(run_id=grant_id):
+                description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
+                if description.workflow_type != GRANT_WORKFLOW:
+                    raise GrantNotFoundError(f"no standing grant has the id {grant_id!r}")
+                if description.status is not WorkflowExecutionStatus.RUNNING:
+                    raise ConflictError(f"grant {grant_id!r} has expired, or is revoked")
+                why = f"revoked by {request.by or 'nobody named'}" + (f": {request.reason}" if request.reason else "")
+                await handle.terminate(reason=why, rpc_timeout=RPC_TIMEOUT)
+        except RunNotFoundError as error:
+            raise GrantNotFoundError(f"no standing grant has the id {grant_id!r}") from error
+
+
+async def _grant_of(row: WorkflowExecution) -> Grant | None:
+    return await row.memo_value(MEMO_GRANT, None, type_hint=Grant)

@@ -1,0 +1,145 @@
+"""Questions to humans: how one is put, and the wait for its answer, its deadline and whom it escalates to."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from perdure.approval import ApprovalRequirement
+    from perdure.contracts import PendingApproval, RunError, call_digest
+    from perdure_workflows.approvals import Approvals
+    from perdure_workflows.state import Call, RunArguments, Verdict
+    from perdure_workflows.steering import Steering
+
+
+class RunFailsError(Exception):
+    """What happened to a call ends the whole run as failed."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Questions:
+    """Asks humans about calls, one question at a time for each call."""
+
+    def __init__(self, arguments: RunArguments, approvals: Approvals, steering: Steering) -> None:
+        self._arguments = arguments
+        self._approvals = approvals
+        self._steering = steering
+        self.waiting = 0
+        """Calls that do nothing but wait for a human."""
+
+    def question(
+        self,
+        call: Call,
+        approval_id: str,
+        *,
+        reason: str,
+        requirement: ApprovalRequirement,
+        kind: Literal["call", "outcome"] = "call",
+    ) -> PendingApproval:
+        """Return the question about a call; after continue-as-new, the one that was put before."""
+        asked = next((one for one in self._approvals.pending if one.approval_id == approval_id), None)
+        if asked is not None:
+            return asked
+        return PendingApproval(
+            approval_id=approval_id,
+            kind=kind,
+            tool=call.tool,
+            arguments=call.arguments,
+            digest=call_digest(call.tool, call.arguments),
+            step=call.step,
+            asked_at=workflow.now(),
+            deadline=self._deadline(requirement),
+            reason=reason,
+            rule=call.rule,
+            resource=call.resource,
+            requirement=requirement,
+            not_from=self._not_from(requirement),
+        )
+
+    def amended(self, asked: PendingApproval, call: Call, requirement: ApprovalRequirement) -> PendingApproval:
+        """Return the question about a call whose arguments were changed; who was asked by escalation still is."""
+        update: dict[str, object] = {
+            "arguments": call.arguments,
+            "digest": call_digest(call.tool, call.arguments),
+            "rule": call.rule,
+            "resource": call.resource,
+            "votes": (),
+            "edited_by": call.edited_by,
+        }
+        if asked.requirement not in requirement.levels:
+            update |= {
+                "requirement": requirement,
+                "deadline": self._deadline(requirement),
+                "not_from": self._not_from(requirement),
+                "escalations": 0,
+            }
+        return asked.model_copy(update=update)
+
+    async def verdict(self, approval: PendingApproval) -> Verdict:
+        """Ask, and wait for the decision that counts, or for the last deadline.
+
+        Raises:
+            RunFailsError: Nobody decided in time, and that is to end the run.
+        """
+        self._approvals.ask(approval)
+        approval_id, asked = approval.approval_id, approval
+        while not await self._decided(asked):
+            escalated = self._approvals.escalate(approval_id, now=workflow.now())
+            if escalated is None:
+                self._approvals.expire(approval_id, now=workflow.now())
+                if asked.requirement.on_deadline == "fail":
+                    raise RunFailsError(_nobody_decided(asked))
+                break
+            asked = escalated
+        await self.passage()
+        verdict = self._approvals.verdict(approval_id)
+        assert verdict is not None  # noqa: S101  # both ways out of the wait leave one
+        return verdict
+
+    async def passage(self) -> None:
+        """Wait while the run is paused."""
+        if self._steering.paused is None:
+            return
+        self.waiting += 1
+        try:
+            await workflow.wait_condition(lambda: self._steering.paused is None)
+        finally:
+            self.waiting -= 1
+
+    def _deadline(self, requirement: ApprovalRequirement) -> datetime | None:
+        patience = requirement.deadline or self._arguments.limits.approval_timeout
+        return workflow.now() + patience if patience else None
+
+    def _not_from(self, requirement: ApprovalRequirement) -> tuple[str, ...]:
+        run = self._arguments
+        requesters = (run.requested_by, run.user or "") if requirement.separation_of_duties else ()
+        return tuple(name for name in requesters if name)
+
+    async def _decided(self, approval: PendingApproval) -> bool:
+        """Wait for a decision; False if the deadline passes first."""
+        timeout = None if approval.deadline is None else max(timedelta(0), approval.deadline - workflow.now())
+        self.waiting += 1
+        try:
+            await workflow.wait_condition(
+                lambda: self._approvals.verdict(approval.approval_id) is not None,
+                timeout=timeout,
+                timeout_summary=f"deadline to approve {approval.tool}",
+            )
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting -= 1
+        return True
+
+
+def _nobody_decided(approval: PendingApproval) -> RunError:
+    return RunError(
+        type="approval_expired",
+        message=f"nobody decided on {approval.tool} (approval {approval.approval_id}) before the deadline",
+    )
