@@ -1,4 +1,7 @@
-"""Compression of large payloads on their way into history. Small ones stay readable everywhere."""
+"""What payloads go through on their way into history: large ones are compressed, and with a key all are encrypted.
+
+Without a key, small ones stay readable everywhere.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,16 @@ from dataclasses import replace
 
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import PydanticPayloadConverter
-from temporalio.converter import DataConverter, DefaultPayloadConverter, PayloadCodec
+from temporalio.converter import (
+    DataConverter,
+    DefaultFailureConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    DefaultPayloadConverter,
+    PayloadCodec,
+)
+
+from perdure.encryption import EncryptionCodec, Keyring
+from perdure.errors import ConfigurationError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -17,6 +29,8 @@ else:
 
 ENCODING = b"binary/perdure-zstd"
 DEFAULT_THRESHOLD = 16 * 1024
+ENCRYPTED_THRESHOLD = 1024
+"""What is encrypted cannot be read in place, so nothing speaks for leaving it large."""
 MAX_DECODED_BYTES = 64 * 1024 * 1024
 """A payload that would grow beyond this is refused; nothing of ours comes near it."""
 
@@ -64,16 +78,56 @@ def _decode(payload: Payload) -> Payload:
     return Payload.FromString(data)
 
 
-def data_converter(existing: DataConverter | None = None, *, compress_above: int = DEFAULT_THRESHOLD) -> DataConverter:
-    """Return a converter that speaks Pydantic JSON and compresses large payloads.
+def payload_codec(*, compress_above: int = DEFAULT_THRESHOLD, keyring: Keyring | None = None) -> PayloadCodec:
+    """Return the codec of these settings.
+
+    Args:
+        compress_above: Bytes; 0 never compresses. With a keyring, at most 1 KiB.
+        keyring: Encrypts what is compressed; None: nothing is encrypted.
+    """
+    if keyring is None:
+        return ZstdCodec(compress_above)
+    return EncryptionCodec(keyring, ZstdCodec(min(compress_above, ENCRYPTED_THRESHOLD)))
+
+
+def data_converter(
+    existing: DataConverter | None = None,
+    *,
+    compress_above: int = DEFAULT_THRESHOLD,
+    keyring: Keyring | None = None,
+) -> DataConverter:
+    """Return a converter that speaks Pydantic JSON, compresses large payloads, and with a keyring encrypts all of them.
 
     Args:
         existing: A converter to complete; a payload converter or codec that its owner chose (say, encryption) stays.
         compress_above: Bytes; 0 never compresses.
+        keyring: Encrypts payloads, and what failures say.
+
+    Raises:
+        ConfigurationError: There is a keyring, and the owner chose a codec that does not use it.
     """
     converter = existing or DataConverter.default
     if converter.payload_converter_class is DefaultPayloadConverter:
         converter = replace(converter, payload_converter_class=PydanticPayloadConverter)
     if converter.payload_codec is None:
-        converter = replace(converter, payload_codec=ZstdCodec(compress_above))
+        converter = replace(converter, payload_codec=payload_codec(compress_above=compress_above, keyring=keyring))
+    if keyring is not None:
+        require_encryption(converter)
+        if converter.failure_converter_class is DefaultFailureConverter:
+            converter = replace(converter, failure_converter_class=DefaultFailureConverterWithEncodedAttributes)
     return converter
+
+
+def require_encryption(converter: DataConverter) -> None:
+    """Refuse a converter that would not encrypt where the settings say that payloads are.
+
+    Raises:
+        ConfigurationError: Its codec is not Perdure's.
+    """
+    codec = converter.payload_codec
+    if not isinstance(codec, EncryptionCodec):
+        name = type(codec).__name__ if codec else "no codec"
+        raise ConfigurationError(
+            f"PERDURE_ENCRYPTION_KEYS is set, but the client has {name}, which does not encrypt with them: give the "
+            "client to perdure without a codec, Client.connect(…, plugins=[Perdure(app)]), or take the keys away"
+        )

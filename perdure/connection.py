@@ -34,7 +34,7 @@ async def connect(
     """Connect to the Temporal server.
 
     Args:
-        settings: For the payload converter.
+        settings: For the payload converter, and the keys it encrypts with.
         address: `host:port`, before `TEMPORAL_ADDRESS` and the profile.
         plugins: Temporal plugins for the client.
         lazy: Connect with the first call instead of now.
@@ -53,7 +53,7 @@ async def connect(
     try:
         return await Client.connect(
             **config,
-            data_converter=data_converter(compress_above=settings.compress_above_bytes),
+            data_converter=data_converter(compress_above=settings.compress_above_bytes, keyring=settings.keyring()),
             plugins=list(plugins),
             lazy=lazy,
         )

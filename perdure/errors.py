@@ -16,6 +16,7 @@ PerdureError
 ├── InvalidInputError           a value that a caller gave cannot be used
 │   └── IdempotencyKeyReusedError   the key belongs to another request
 ├── HistoryFileError            a file is no exported history
+├── DecryptionError             a payload cannot be read with the keys at hand
 ├── ServerUnreachableError      the Temporal server does not answer
 ├── NoWorkerError               no worker polls the task queue
 └── ProcessError                a process that a command started ended, or never got ready
@@ -90,6 +91,14 @@ class IdempotencyKeyReusedError(InvalidInputError):
 
 class HistoryFileError(PerdureError):
     """The file does not hold a run's history."""
+
+
+class DecryptionError(PerdureError):
+    """A payload cannot be decrypted."""
+
+    def __init__(self, message: str | None = None, *, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
 
 
 class ServerUnreachableError(PerdureError):

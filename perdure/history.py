@@ -1,7 +1,8 @@
 """Reading a run's Temporal history: whole, as events, live as it grows, and as a file.
 
-A long run is a chain of executions, each with a history of its own. Histories leave here with their payloads decoded,
-so that events, files and replay need neither codec nor external storage. Not for workflow code.
+A long run is a chain of executions, each with a history of its own. Histories leave here in plain text, with payloads
+decoded and failures spelled out, so that events, files and replay need neither codec nor key nor external storage. Not
+for workflow code.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 
 from google.protobuf.json_format import ParseError
 from google.protobuf.message import Message as Proto
+from pydantic import BaseModel, ValidationError
 from temporalio.api.common.v1 import Payload, SearchAttributes
+from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.client import Client, WorkflowHistory
 from temporalio.common import RawValue
@@ -21,6 +24,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.codec import decode_payloads
 from perdure.contracts import WORKFLOW_NAME
+from perdure.encryption import KEY_ID, is_encrypted, unseal
 from perdure.errors import HistoryFileError, RunNotFoundError
 from perdure.events import EventId, Projector, RunEnded, RunEvent
 
@@ -127,8 +131,12 @@ def _load_execution(content: Any, place: int) -> WorkflowHistory:
         raise HistoryFileError(f"execution {place} is no history: expected an object with the list 'events'")
     try:
         events = WorkflowHistory.from_json("", {"events": content["events"]}).events
-        for payload in (payload for event in events for payload in _payloads(event)):
-            payload.CopyFrom(decode_payloads([payload])[0])
+        for part in (part for event in events for part in _parts(event)):
+            if isinstance(part, Failure):
+                _spell_out(part)
+            else:
+                _refuse_encrypted(part, place)
+                part.CopyFrom(decode_payloads([part])[0])
     except (ParseError, ValueError, TypeError, AttributeError) as error:
         raise HistoryFileError(f"execution {place} is not readable as a Temporal history: {error}") from error
     if not events or not events[0].HasField("workflow_execution_started_event_attributes"):
@@ -180,15 +188,52 @@ async def _fetch(client: Client, run_id: str, execution_id: str) -> WorkflowHist
     return history
 
 
+class _Attributes(BaseModel):
+    """What a failure says, where a codec keeps it apart from Temporal's own fields."""
+
+    message: str
+    stack_trace: str = ""
+
+
 async def _decode(event: HistoryEvent, converter: DataConverter) -> None:
-    """Replace an event's payloads by what codec and external storage make of them."""
-    for payload in _payloads(event):
-        raw: list[RawValue] = await converter.decode([payload], [RawValue])
-        payload.CopyFrom(raw[0].payload)
+    """Replace what an event holds in code by what codec and external storage make of it."""
+    for part in _parts(event):
+        if isinstance(part, Failure):
+            _spell_out(part)
+        else:
+            raw: list[RawValue] = await converter.decode([part], [RawValue])
+            part.CopyFrom(raw[0].payload)
+    if event.HasField("workflow_execution_cancel_requested_event_attributes"):
+        requested = event.workflow_execution_cancel_requested_event_attributes
+        requested.cause = await unseal(requested.cause, converter)
 
 
-def _payloads(message: Proto) -> Iterator[Payload]:
-    """Iterate over the payloads anywhere in a message, but search attributes, which are never encoded."""
+def _spell_out(failure: Failure) -> None:
+    """Have a failure say what it says, its attributes being decoded."""
+    if not failure.HasField("encoded_attributes"):
+        return
+    try:
+        said = _Attributes.model_validate_json(failure.encoded_attributes.data)
+    except ValidationError:  # of a converter that its owner wrote
+        return
+    failure.message, failure.stack_trace = said.message, said.stack_trace
+    failure.ClearField("encoded_attributes")
+
+
+def _refuse_encrypted(payload: Payload, place: int) -> None:
+    if is_encrypted(payload):
+        key_id = payload.metadata[KEY_ID].decode("utf-8", "replace")
+        raise HistoryFileError(
+            f"execution {place} is encrypted with the key {key_id!r}; write the file with 'perdure runs export', or "
+            "with 'temporal workflow show -o json --codec-endpoint …'"
+        )
+
+
+def _parts(message: Proto) -> Iterator[Payload | Failure]:
+    """Iterate over payloads and failures anywhere in a message, the inner before the outer.
+
+    Search attributes are left out, which are never encoded.
+    """
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
@@ -202,7 +247,9 @@ def _payloads(message: Proto) -> Iterator[Payload]:
             if isinstance(item, Payload):
                 yield item
             elif not isinstance(item, SearchAttributes):
-                yield from _payloads(item)
+                yield from _parts(item)
+    if isinstance(message, Failure):
+        yield message
 
 
 def _execution_of(seen: EventId | None, chain: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Settings of worker, API and command line: `PERDURE_*` variables, then the file `perdure.toml`.
+"""Settings of worker, API and command line: `PERDURE_*` variables, then files of secrets, then `perdure.toml`.
 
 The connection to Temporal is not here: it follows Temporal's own standard configuration (`TEMPORAL_ADDRESS`,
 `TEMPORAL_NAMESPACE`, TLS, API key, profiles), see `perdure.connection`. Neither are the model providers' keys and base
@@ -12,15 +12,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+import pydantic_settings
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from perdure.contracts import DEFAULT_TASK_QUEUE
+from perdure.encryption import Keyring, current_key, read_key
 from perdure.errors import SettingsError
 
 
@@ -44,7 +47,11 @@ class Settings(BaseSettings):
         toml_file="perdure.toml",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
     )
+
+    secrets_dir: Path | None = None
+    """Folder with one file for each setting that is to be kept out of the environment, `perdure_<field>`."""
 
     app: str | None = None
     """The app to serve: `package.module:attribute` or an entry point's name; default: all installed entry points."""
@@ -69,6 +76,10 @@ class Settings(BaseSettings):
     """Memory one worker process spends on conversations, so that it need not ask the workflow for them."""
     compress_above_bytes: int = Field(default=16 * 1024, ge=0)
     """Payloads larger than this are compressed (zstd) on their way into history; 0 never compresses."""
+    encryption_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    """Keys that decrypt payloads, by id, each the base64 of 32 bytes; without any, nothing is encrypted."""
+    encryption_key_id: str | None = Field(default=None, validate_default=True)
+    """The key that encrypts; default: the only one."""
     ui_url: str | None = None
     """Address of the Temporal Web UI, for links."""
 
@@ -88,9 +99,36 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments, then the environment, then `perdure.toml`."""
-        del dotenv_settings, file_secret_settings
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        """Read arguments, then the environment, then files of secrets, then `perdure.toml`."""
+        del dotenv_settings
+        file = TomlConfigSettingsSource(settings_cls)
+        named = (source()["secrets_dir"] for source in (init_settings, env_settings, file) if "secrets_dir" in source())
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_dir=next(named, None), secrets_dir_missing="error"
+        )
+        return (init_settings, env_settings, secrets, file)
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_keys(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        ids: dict[bytes, str] = {}
+        for key_id, key in keys.items():
+            twin = ids.setdefault(read_key(key_id, key), key_id)
+            if twin != key_id:
+                raise ValueError(f"the keys {twin!r} and {key_id!r} are the same")
+        return keys
+
+    @field_validator("encryption_key_id")
+    @classmethod
+    def _is_among_the_keys(cls, chosen: str | None, info: ValidationInfo) -> str | None:
+        keys: dict[str, SecretStr] | None = info.data.get("encryption_keys")
+        if keys is None or (not keys and chosen is None):  # wrong themselves, or there is no encryption
+            return chosen
+        return current_key(keys, chosen)
+
+    def keyring(self) -> Keyring | None:
+        """Return the keys that payloads are encrypted with; None if they are not."""
+        return Keyring(self.encryption_keys, current=self.encryption_key_id) if self.encryption_keys else None
 
     def check_exposure(self) -> None:
         """Refuse to serve the open API to a network.
@@ -116,10 +154,13 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # the CLI hands over what pydantic then validates
     except ValidationError as error:
         problems = "; ".join(
-            f"PERDURE_{'__'.join(str(place) for place in problem['loc']).upper()}: {problem['msg']}"
+            f"PERDURE_{'__'.join(str(place) for place in problem['loc']).upper()}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_url=False)
         )
         raise SettingsError(f"the settings are wrong: {problems}") from error
+    except pydantic_settings.SettingsError as error:
+        raise SettingsError(f"the settings are wrong: {error}") from error
     except (OSError, ValueError) as error:
         raise SettingsError(f"{Path('perdure.toml').absolute()} cannot be read: {error}") from error
 

@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI
 from temporalio.client import Client
 
 from perdure.app import App
+from perdure.codec import payload_codec
 from perdure.connection import connect, ensure_search_attributes
 from perdure.errors import PerdureError
 from perdure.settings import Settings
@@ -66,6 +67,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
 
     api = _Api(title="Perdure", version=version("perdure"), description=DESCRIPTION, lifespan=lifespan)
     api.state.settings = settings
+    api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
     if client is not None:
         _attach(api, client, app, settings)
     for noun in (runs, events, approvals, grants, agents):

@@ -11,7 +11,7 @@ CODEC_PATH: Final = "/codec/"
 
 
 class CodecCors:
-    """Lets pages of any origin call the codec; it only unpacks what the page itself sends."""
+    """Lets pages of any origin call the codec, which works on what the page itself sends, and asks whose page it is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -30,6 +30,7 @@ from perdure.contracts import (
     SteeringMessage,
     Totals,
 )
+from perdure.encryption import seal
 from perdure.errors import ConflictError, RunNotFoundError
 from perdure.search_attributes import COST, MEMO_RESULT, STEPS
 from perdure_api import visibility
@@ -114,8 +115,9 @@ class Executions:
         Raises:
             ConflictError: It has ended.
         """
+        sealed = await seal(reason, self._client.data_converter)
         with temporal_errors(run_id=run_id):
-            await self._handle(run_id).cancel(reason=reason, rpc_timeout=RPC_TIMEOUT)
+            await self._handle(run_id).cancel(reason=sealed, rpc_timeout=RPC_TIMEOUT)
 
     async def signal(self, run_id: str, name: Signal, payload: Decision | Revocation | SteeringMessage | Hold) -> None:
         """Send the run what a human wants, which Temporal keeps until a worker takes it in.

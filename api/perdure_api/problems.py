@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from perdure.errors import (
     ApprovalNotFoundError,
     ConflictError,
+    DecryptionError,
     GrantNotFoundError,
     InputTooLargeError,
     InvalidInputError,
@@ -43,6 +44,7 @@ STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ServerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     NoWorkerError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DecryptionError: HTTPStatus.BAD_GATEWAY,
     PerdureError: HTTPStatus.BAD_GATEWAY,
 }
 """A subclass has its parent's status unless it is named. What is left over is Temporal refusing what it should not."""

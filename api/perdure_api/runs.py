@@ -216,7 +216,7 @@ class Runs:
         with temporal_errors():
             async for row in rows:
                 run = (await visibility.summary(row)).model_dump(include=set(InboxApproval.model_fields))
-                pending = (await visibility.approvals_memo(row)).pending
+                pending = (await visibility.inbox_memo(row)).pending
                 found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
         return sorted(found, key=lambda approval: approval.asked_at)[:limit]
 

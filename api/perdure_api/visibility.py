@@ -9,11 +9,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+import structlog
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
 from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
-from perdure.errors import InvalidInputError
+from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
 from perdure.search_attributes import (
     AGENT,
@@ -31,6 +32,8 @@ from perdure.search_attributes import (
     VERSION,
 )
 from perdure_api.schemas import GrantFilter, InboxFilter, RunFilter, RunSummary
+
+log = structlog.get_logger(__name__)
 
 CHECKSUM_BYTES: Final = 8
 
@@ -82,19 +85,27 @@ def grant_query(wanted: GrantFilter) -> str:
 
 
 async def summary(execution: WorkflowExecution) -> RunSummary:
-    """Return the run that a row of visibility, or a description, tells of."""
+    """Return the run that a row of visibility, or a description, tells of.
+
+    A run whose key is gone is listed all the same, as it must not keep the others from being listed.
+    """
     attributes = execution.typed_search_attributes
     steps, cost = attributes.get(STEPS), attributes.get(COST)
+    try:
+        text = await execution.memo_value(MEMO_INPUT, "", type_hint=str)
+        started_at = await execution.memo_value(MEMO_STARTED, execution.start_time, type_hint=datetime)
+    except DecryptionError as error:
+        text, started_at = f"({error})", execution.start_time
     return RunSummary(
         run_id=execution.id,
         agent=attributes.get(AGENT) or "",
         version=attributes.get(VERSION) or "",
         status=status(execution),
-        input=await execution.memo_value(MEMO_INPUT, "", type_hint=str),
+        input=text,
         user=attributes.get(USER),
         org=attributes.get(ORG),
         session_id=attributes.get(SESSION),
-        started_at=await execution.memo_value(MEMO_STARTED, execution.start_time, type_hint=datetime),
+        started_at=started_at,
         ended_at=execution.close_time,
         steps=steps or 0,
         cost_usd=None if steps and cost is None else Decimal(str(cost or 0)),
@@ -121,6 +132,15 @@ def is_open(execution: WorkflowExecution) -> bool:
 async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
     """Return what the run last wrote about its approvals."""
     return await execution.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
+
+
+async def inbox_memo(execution: WorkflowExecution) -> ApprovalsMemo:
+    """Return what the run last wrote about its approvals; nothing, and a warning, if its key is gone."""
+    try:
+        return await approvals_memo(execution)
+    except DecryptionError as error:
+        log.warning("approvals_unreadable", run_id=execution.id, error=str(error))
+        return ApprovalsMemo()
 
 
 async def steering_memo(execution: WorkflowExecution) -> SteeringMemo:

@@ -14,6 +14,9 @@ from perdure.messages import Frozen, JsonObject, ToolResult
 
 M = TypeVar("M", bound=BaseModel)
 
+ENCODED: Final = "Encoded failure"
+"""What the SDK has a failure say whose words are in its encoded attributes."""
+
 _TIMEOUTS: Final = {
     TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE: "it took too long",
     TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START: "no worker took it up in time",
@@ -65,6 +68,9 @@ def read_first(payloads: Payloads, model: type[M]) -> M | None:
 
 def describe(failure: Failure) -> tuple[str, str]:
     """Say what went wrong, and the error's stable name or the time limit's."""
+    if failure.HasField("server_failure_info") and failure.cause.message not in ("", ENCODED):
+        # What an activity is to be retried for, the server keeps in 4 KiB, cut and inside a failure of its own.
+        return describe(failure.cause)
     match failure.WhichOneof("failure_info"):
         case "timeout_failure_info":
             limit = failure.timeout_failure_info.timeout_type

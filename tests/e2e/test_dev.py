@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import re
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from perdure.encryption import new_key
 from perdure.testing import eventually
 from perdure_workers.ports import LOOPBACK
 from tests.children import alive, command, descendants
@@ -63,7 +66,7 @@ class Running:
 
 
 @asynccontextmanager
-async def dev(folder: Path, *options: str) -> AsyncIterator[Running]:
+async def dev(folder: Path, *options: str, **variables: str) -> AsyncIterator[Running]:
     """Start `perdure dev` with an app and wait until it says that it is up."""
     (folder / "helper_app.py").write_text(APP, encoding="utf-8")
     with (folder / "out").open("wb") as out, (folder / "log").open("wb") as log:
@@ -72,7 +75,7 @@ async def dev(folder: Path, *options: str) -> AsyncIterator[Running]:
             cwd=folder,
             stdout=out,
             stderr=log,
-            env={**os.environ, "PERDURE_SHUTDOWN_GRACE_SECONDS": "2"},
+            env={**os.environ, "PERDURE_SHUTDOWN_GRACE_SECONDS": "2", **variables},
         )
     running = Running(process, folder, set())
     try:
@@ -100,6 +103,32 @@ async def test_dev_serves_everything_and_one_signal_ends_it(tmp_path: Path, numb
     stops = re.findall(r"^stopping (\w+)", running.log, flags=re.MULTILINE)
     assert stops == ["worker", "api", "temporal"]
     assert len(running.children) >= 3
+
+
+async def test_dev_encrypts_and_its_web_ui_reads(tmp_path: Path) -> None:
+    """With a key, the server stores no input; the API and the Web UI's page show it, and no other page may."""
+    keys = {"PERDURE_ENCRYPTION_KEYS": json.dumps({"k1": new_key().get_secret_value()})}
+    async with dev(tmp_path, "--no-worker", **keys) as running, httpx2.AsyncClient(trust_env=False) as client:
+        api, ui = running.address("API"), running.address("Temporal Web UI")
+        started = await client.post(f"{api}/v1/runs", json={"agent": "helper", "input": "a quince"})
+        run = (await client.get(f"{api}/v1/runs/{started.json()['run_id']}")).json()
+        # What the page does: it gets the history from its own server, and has the codec decode the payloads.
+        shown = await client.get(f"{ui}/api/v1/namespaces/default/workflows/{run['run_id']}/history")
+        payloads = shown.json()["history"]["events"][0]["workflowExecutionStartedEventAttributes"]["input"]
+        as_ui, as_other = [
+            await client.post(f"{api}/codec/decode", json=payloads, headers={"Origin": origin})
+            for origin in (ui.replace("127.0.0.1", "localhost"), "http://evil.example")
+        ]
+        running.process.send_signal(signal.SIGINT)
+        await running.process.wait()
+
+    assert run["input"] == "a quince"
+    assert b"a quince" not in base64.b64decode(payloads["payloads"][0]["data"])
+    assert b"a quince" in base64.b64decode(as_ui.json()["payloads"][0]["data"])
+    assert as_other.status_code == 403
+    stored = b"".join(file.read_bytes() for file in (tmp_path / ".perdure").iterdir())
+    assert run["run_id"].encode() in stored
+    assert b"a quince" not in stored
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")

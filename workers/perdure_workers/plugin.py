@@ -14,7 +14,7 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker import WorkerConfig
 
 from perdure.app import App
-from perdure.codec import data_converter
+from perdure.codec import data_converter, require_encryption
 from perdure.errors import ConfigurationError
 from perdure.settings import Settings
 from perdure_activities.grants import GrantActivities
@@ -55,6 +55,7 @@ class Perdure(SimplePlugin):
         settings = settings or Settings()
         worker = uuid.uuid4().hex
         self.app = app
+        self._encrypts = bool(settings.encryption_keys)
         self.providers = dict(default_providers() if providers is None else providers)
         self.transcripts = Transcripts(max_bytes=settings.transcript_cache_mb * 1024 * 1024)
         model = ModelActivities(
@@ -65,7 +66,9 @@ class Perdure(SimplePlugin):
         )
         super().__init__(
             "perdure",
-            data_converter=partial(data_converter, compress_above=settings.compress_above_bytes),
+            data_converter=partial(
+                data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
+            ),
             workflows=[AgentRun, StandingGrant],
             activities=[
                 model.call_model,
@@ -84,7 +87,7 @@ class Perdure(SimplePlugin):
         """Add the runtime to a worker, with the timings that recovery depends on.
 
         Raises:
-            ConfigurationError: The worker's client does not speak Pydantic JSON.
+            ConfigurationError: The worker's client does not speak Pydantic JSON, or does not encrypt where it should.
         """
         config = super().configure_worker(config)
         converter = config["client"].config(active_config=True)["data_converter"]
@@ -93,6 +96,8 @@ class Perdure(SimplePlugin):
                 f"the client converts payloads by {converter.payload_converter_class.__name__}; give it this plugin "
                 "too, Client.connect(…, plugins=[Perdure(app)]), or a PydanticPayloadConverter"
             )
+        if self._encrypts:
+            require_encryption(converter)
         config["sticky_queue_schedule_to_start_timeout"] = STICKY_TIMEOUT
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_INTERVAL
         config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES

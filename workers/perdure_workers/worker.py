@@ -52,6 +52,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         "worker_started",
         task_queue=settings.task_queue,
         namespace=client.namespace,
+        encryption_key_id=keyring.current if (keyring := settings.keyring()) else None,
         agents=[f"{agent.name}@{agent.version}" for agent in app.agents()],
         tools=[tool.spec.name for tool in app.tools()],
     )

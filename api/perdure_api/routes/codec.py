@@ -1,6 +1,7 @@
-"""Temporal's remote codec: unpacks compressed payloads for the Web UI and the `temporal` command.
+"""Temporal's remote codec: makes payloads readable for the Web UI and the `temporal` command, and takes theirs.
 
-It needs no key, as it only unpacks what the caller sends; nothing is read from anywhere.
+It only works on what the caller sends; nothing is read from anywhere. With encryption on, it is for those who may read
+every payload.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Depends, Request
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from pydantic import BaseModel, ConfigDict
 from temporalio.api.common.v1 import Payload
-from temporalio.api.common.v1 import Payloads as Decoded
+from temporalio.api.common.v1 import Payloads as Converted
+from temporalio.converter import PayloadCodec
 
-from perdure.codec import decode_payloads
-from perdure.errors import InputTooLargeError, InvalidInputError
+from perdure.errors import DecryptionError, InputTooLargeError, InvalidInputError
 from perdure.messages import JsonObject
+from perdure_api.access import authorise_codec
 from perdure_api.problems import WITH_BODY, problems
 
-router = APIRouter(prefix="/codec", tags=["codec"])
+router = APIRouter(prefix="/codec", tags=["codec"], dependencies=[Depends(authorise_codec)])
 
 MAX_UNPACKED_BYTES: Final = 16 * 1024 * 1024
 """Of one request: several times what one event of a history can hold. Anyone may ask, and writing this much as JSON
@@ -37,28 +39,58 @@ class Payloads(BaseModel):
     payloads: tuple[JsonObject, ...] = ()
 
 
-@router.post(
-    "/decode",
-    operation_id="decodePayloads",
-    summary="Unpack payloads",
-    responses={**WITH_BODY, **problems(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)},
-)
-async def decode(encoded: Annotated[Payloads, Body(examples=[EXAMPLE])]) -> Payloads:
-    """Decompress those payloads that Perdure compressed; others pass unchanged."""
+RESPONSES = {
+    **WITH_BODY,
+    **problems(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    ),
+}
+
+
+@router.post("/decode", operation_id="decodePayloads", summary="Make payloads readable", responses=RESPONSES)
+async def decode(request: Request, encoded: Annotated[Payloads, Body(examples=[EXAMPLE])]) -> Payloads:
+    """Decrypt and decompress those payloads that Perdure encrypted and compressed; others pass unchanged."""
+    codec: PayloadCodec = request.app.state.codec
     try:
-        parsed = ParseDict(encoded.model_dump(), Decoded())
-        decoded = Decoded(payloads=_decode(parsed.payloads))
-    except (ParseError, ValueError) as error:
-        raise InvalidInputError(f"these are no payloads as Temporal sends them to a codec: {error}") from error
-    return Payloads.model_validate(MessageToDict(decoded))
+        return _written(await _decode(codec, _read(encoded)))
+    except (DecryptionError, ValueError) as error:
+        raise _refusal(error) from error
 
 
-def _decode(payloads: Iterable[Payload]) -> list[Payload]:
+@router.post("/encode", operation_id="encodePayloads", summary="Encode payloads", responses=RESPONSES)
+async def encode(request: Request, plain: Annotated[Payloads, Body(examples=[EXAMPLE])]) -> Payloads:
+    """Compress and encrypt payloads as Perdure does, for a workflow or signal that is sent by hand."""
+    codec: PayloadCodec = request.app.state.codec
+    try:
+        return _written(await codec.encode(_read(plain)))
+    except ValueError as error:
+        raise _refusal(error) from error
+
+
+async def _decode(codec: PayloadCodec, payloads: Iterable[Payload]) -> list[Payload]:
     decoded: list[Payload] = []
     size = 0
     for payload in payloads:
-        decoded += decode_payloads([payload])
+        decoded += await codec.decode([payload])
         size += decoded[-1].ByteSize()
         if size > MAX_UNPACKED_BYTES:
             raise InputTooLargeError(f"unpacked, the payloads are more than {MAX_UNPACKED_BYTES:,} bytes")
     return decoded
+
+
+def _read(payloads: Payloads) -> list[Payload]:
+    try:
+        return list(ParseDict(payloads.model_dump(), Converted()).payloads)
+    except ParseError as error:
+        raise ValueError(str(error)) from error
+
+
+def _written(payloads: Iterable[Payload]) -> Payloads:
+    return Payloads.model_validate(MessageToDict(Converted(payloads=payloads)))
+
+
+def _refusal(error: Exception) -> InvalidInputError:
+    return InvalidInputError(f"these are no payloads as Temporal sends them to a codec: {error}")
