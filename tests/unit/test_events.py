@@ -119,6 +119,32 @@ def test_a_reply_tells_its_words_calls_and_use() -> None:
     assert (replied.worker, replied.attempts, replied.duration) == ("worker-1", 1, timedelta(seconds=2))
 
 
+CUT = {"message": "Failure exceeds size limit.", "serverFailureInfo": {}}
+BROKE = {"message": "the wiki hung up", "applicationFailureInfo": {"type": "tool_broke"}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ({**CUT, "cause": BROKE}, "the wiki hung up"),
+        ({**CUT, "cause": {**BROKE, "message": "Encoded failure"}}, "Failure exceeds size limit."),
+        (CUT, "Failure exceeds size limit."),
+    ],
+    ids=["cut", "cut and encrypted", "nothing left"],
+)
+def test_a_failure_that_temporal_has_cut_is_told_by_its_own_words(failure: dict[str, Any], said: str) -> None:
+    """Temporal keeps 4 KiB of why an attempt failed, inside a failure of its own; what is left of it counts."""
+    history = Handmade()
+    scheduled = history.tool_call(2)
+    history.start(scheduled, attempt=2, last_failure=failure)
+
+    history.complete(scheduled, outcome("found"))
+
+    finished = history.last
+    assert isinstance(finished, ToolFinished)
+    assert finished.retried_because == said
+
+
 def test_earlier_attempts_show_in_the_end_of_a_call() -> None:
     """History keeps only their number and the last reason, so both are told."""
     history = Handmade()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import Payload
 
 from perdure.codec import ZstdCodec
+from perdure.encryption import Keyring, new_key
 from perdure.errors import HistoryFileError
 from perdure.history import export, load, project
 
@@ -59,6 +61,46 @@ async def test_payloads_that_the_temporal_command_exports_compressed_are_read() 
     again = load(export(histories))
 
     assert list(project(again)) == plain
+
+
+async def test_failures_that_the_temporal_command_exports_encoded_are_read() -> None:
+    """Where a codec keeps the words of failures apart, they are told and exported as ever."""
+    histories = load(stored("failed"))
+    plain = list(project(histories))
+    *_, last = histories[0].events
+    failure = last.workflow_execution_failed_event_attributes.failure
+    said = {"message": failure.message, "stack_trace": failure.stack_trace}
+    failure.encoded_attributes.CopyFrom(Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(said).encode()))
+    failure.message, failure.stack_trace = "Encoded failure", ""
+
+    again = load(export(histories))
+
+    assert said["message"]
+    assert list(project(again)) == plain
+    assert "Encoded failure" not in export(again)
+
+
+def test_a_failure_that_another_converter_encoded_stays() -> None:
+    """Only what the SDK's own converter writes is read."""
+    histories = load(stored("failed"))
+    *_, last = histories[0].events
+    own = Payload(metadata={"encoding": b"binary/own"}, data=b"own")
+    last.workflow_execution_failed_event_attributes.failure.encoded_attributes.CopyFrom(own)
+
+    again = load(export(histories))
+
+    assert list(again[0].events) == list(histories[0].events)
+
+
+async def test_an_encrypted_file_is_refused_with_the_way_to_a_readable_one() -> None:
+    """Without its key there is nothing to replay; the error names the key and the commands that write plain text."""
+    histories = load(stored("failed"))
+    keyring = Keyring({"k1": new_key()})
+    for payload in histories[0].events[0].workflow_execution_started_event_attributes.input.payloads:
+        payload.CopyFrom(keyring.encrypt(payload))
+
+    with pytest.raises(HistoryFileError, match="key 'k1'; write the file with 'perdure runs export'"):
+        load(export(histories))
 
 
 @pytest.mark.parametrize(

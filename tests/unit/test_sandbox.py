@@ -14,6 +14,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 from perdure.codec import data_converter
+from perdure.encryption import Keyring, new_key
 from perdure_workers.sandbox import strict, without_contexts
 
 
@@ -41,12 +42,13 @@ class LaterInstance:
         return "later"
 
 
-def test_sandbox_is_spared_for_our_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keyring", [None, Keyring({"k1": new_key()})], ids=["plain", "encrypted"])
+def test_sandbox_is_spared_for_our_codec(monkeypatch: pytest.MonkeyPatch, keyring: Keyring | None) -> None:
     """Workers do not enter the sandbox for a context that Perdure's codec does not ask for; all else is the SDK's."""
     monkeypatch.setattr(SandboxedWorkflowRunner, "create_instance", lambda *_: LaterInstance())
     details: Any = None
 
-    instance: Any = without_contexts(strict(), data_converter()).create_instance(details)
+    instance: Any = without_contexts(strict(), data_converter(keyring=keyring)).create_instance(details)
 
     assert instance.get_serialization_context(None) is None
     assert instance.get_later() == "later"
