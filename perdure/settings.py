@@ -102,9 +102,9 @@ class Settings(BaseSettings):
         """Read arguments, then the environment, then files of secrets, then `perdure.toml`."""
         del dotenv_settings
         file = TomlConfigSettingsSource(settings_cls)
-        named = (source()["secrets_dir"] for source in (init_settings, env_settings, file) if "secrets_dir" in source())
+        named = (source().get("secrets_dir") for source in (init_settings, env_settings, file))
         secrets = NestedSecretsSettingsSource(
-            file_secret_settings, secrets_dir=next(named, None), secrets_dir_missing="error"
+            file_secret_settings, secrets_dir=next(filter(None, named), None), secrets_dir_missing="error"
         )
         return (init_settings, env_settings, secrets, file)
 
