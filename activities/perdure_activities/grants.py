@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import structlog
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import (
@@ -18,10 +19,12 @@ from temporalio.common import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from perdure.errors import DecryptionError
 from perdure.grant import GRANT_WORKFLOW, Grant
 from perdure.search_attributes import AGENT, MEMO_GRANT, ORG
 
 RPC_TIMEOUT: Final = timedelta(seconds=5)
+log = structlog.get_logger(__name__)
 
 
 class GrantActivities:
@@ -52,7 +55,7 @@ class GrantActivities:
 
 
 async def find_grant(client: Client, grant_id: str) -> Grant | None:
-    """Return the standing grant of that name, if it stands."""
+    """Return the standing grant of that name, if it stands; one whose key is gone does not, and a human is asked."""
     try:
         description = await client.get_workflow_handle(grant_id).describe(rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
@@ -61,4 +64,8 @@ async def find_grant(client: Client, grant_id: str) -> Grant | None:
         raise
     if description.status is not WorkflowExecutionStatus.RUNNING or description.workflow_type != GRANT_WORKFLOW:
         return None
-    return await description.memo_value(MEMO_GRANT, None, type_hint=Grant)
+    try:
+        return await description.memo_value(MEMO_GRANT, None, type_hint=Grant)
+    except DecryptionError as error:
+        log.warning("grant_unreadable", grant_id=grant_id, error=str(error))
+        return None

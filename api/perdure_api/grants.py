@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
-from perdure.errors import ConflictError, GrantNotFoundError, RunNotFoundError
+from perdure.encryption import seal
+from perdure.errors import ConflictError, DecryptionError, GrantNotFoundError, RunNotFoundError
 from perdure.grant import GRANT_WORKFLOW, Grant
 from perdure.search_attributes import MEMO_GRANT
 from perdure_api import visibility
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import GrantFilter, RevokeRequest
+
+log = structlog.get_logger(__name__)
 
 PAGE: Final = 100
 MAX_LISTED: Final = 1000
@@ -44,6 +48,8 @@ class Grants:
             ConflictError: It has expired, or is revoked.
         """
         handle = self._client.get_workflow_handle(grant_id)
+        why = f"revoked by {request.by or 'nobody named'}" + (f": {request.reason}" if request.reason else "")
+        sealed = await seal(why, self._client.data_converter)
         try:
             with temporal_errors(run_id=grant_id):
                 description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
@@ -51,11 +57,14 @@ class Grants:
                     raise GrantNotFoundError(f"no standing grant has the id {grant_id!r}")
                 if description.status is not WorkflowExecutionStatus.RUNNING:
                     raise ConflictError(f"grant {grant_id!r} has expired, or is revoked")
-                why = f"revoked by {request.by or 'nobody named'}" + (f": {request.reason}" if request.reason else "")
-                await handle.terminate(reason=why, rpc_timeout=RPC_TIMEOUT)
+                await handle.terminate(reason=sealed, rpc_timeout=RPC_TIMEOUT)
         except RunNotFoundError as error:
             raise GrantNotFoundError(f"no standing grant has the id {grant_id!r}") from error
 
 
 async def _grant_of(row: WorkflowExecution) -> Grant | None:
-    return await row.memo_value(MEMO_GRANT, None, type_hint=Grant)
+    try:
+        return await row.memo_value(MEMO_GRANT, None, type_hint=Grant)
+    except DecryptionError as error:  # it must not keep the others from being listed
+        log.warning("grant_unreadable", grant_id=row.id, error=str(error))
+        return None

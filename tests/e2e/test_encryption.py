@@ -30,7 +30,7 @@ from perdure.messages import Message, ToolMessage
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.runs import Runs
-from perdure_api.schemas import DecisionRequest, HoldRequest, MessageRequest, NewRun
+from perdure_api.schemas import DecisionRequest, GrantFilter, HoldRequest, MessageRequest, NewRun, RevokeRequest
 from perdure_workers import dev_server
 from perdure_workers.dev_server import DevServer
 from perdure_workers.processes import ProcessGroup
@@ -153,6 +153,7 @@ async def live(client: Client, words: Words) -> None:
         await _full_life(client, runs, words)
         await _cancelled(runs, words)
         await _rejected(runs, words)
+        await _granted(runs, words)
         await _failed(runs, words)
         await _at_work(client, runs)
     await _owned(client, words)
@@ -198,6 +199,20 @@ async def _rejected(runs: Runs, words: Words) -> None:
     )
     with suppress(ConflictError):  # the model asks again, until somebody ends it
         await runs.cancel(started.run_id)
+    await runs.result(started.run_id, timeout=SOON)
+
+
+async def _granted(runs: Runs, words: Words) -> None:
+    started = await runs.start(NewRun(agent="tester", input="ask"))
+    call = await _asked(runs, started.run_id)
+    granted = DecisionRequest(
+        decision="approve", decided_by=words("granter"), reason=words("grant"), grant=timedelta(hours=1)
+    )
+    await runs.decide(started.run_id, call, granted)
+    [grant] = await eventually(lambda: runs.grants(GrantFilter()), within=SOON, what="the grant")
+    assert grant.reason == words("grant")
+    await runs.revoke_grant(grant.grant_id, RevokeRequest(by=words("revoker"), reason=words("revocation")))
+    await runs.cancel(started.run_id)
     await runs.result(started.run_id, timeout=SOON)
 
 

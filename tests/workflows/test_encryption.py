@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -16,9 +18,14 @@ from perdure.contracts import RunStatus
 from perdure.encryption import KEY_ID, Keyring, new_key
 from perdure.errors import ConfigurationError, DecryptionError
 from perdure.events import RunEnded, WorkerTrouble
+from perdure.grant import GRANT_PREFIX, GRANT_WORKFLOW, Grant
 from perdure.history import export, fetch_executions, load, project, read_events
+from perdure.search_attributes import MEMO_GRANT, ORG
 from perdure.settings import Settings
 from perdure.testing import eventually
+from perdure_activities.grants import find_grant
+from perdure_api.grants import Grants
+from perdure_api.schemas import GrantFilter
 from perdure_workers import Perdure
 from perdure_workers.replay import replay
 from perdure_workers.worker import build_worker
@@ -143,6 +150,36 @@ async def test_an_exported_run_replays_without_a_key(env: WorkflowEnvironment) -
 
     assert list(project(histories)) == events
     assert (await replay(histories)).deterministic
+
+
+async def test_a_grant_whose_key_is_gone_holds_no_longer(env: WorkflowEnvironment) -> None:
+    """It lets nothing run unasked, and does not keep other grants from being listed."""
+    before, after = await with_keys(env, "old"), await with_keys(env, "new")
+    org, at = f"org-{uuid.uuid4().hex}", datetime.now(UTC)
+    ids = {key: f"{GRANT_PREFIX}{uuid.uuid4().hex}" for key in ("old", "new")}
+    for key, client in (("old", before), ("new", after)):
+        grant = Grant(grant_id=ids[key], org=org, agent="a", tool="t", run_id="r", approval_id="p", at=at)
+        await client.start_workflow(
+            GRANT_WORKFLOW,
+            grant,
+            id=ids[key],
+            task_queue="nobody",
+            execution_timeout=timedelta(minutes=5),
+            memo={MEMO_GRANT: grant},
+            search_attributes=TypedSearchAttributes([SearchAttributePair(ORG, org)]),
+        )
+
+    found = {key: await find_grant(after, grant_id) for key, grant_id in ids.items()}
+    await eventually(lambda: _both(before, org), what="both grants in visibility")
+    listed = await Grants(after).list(GrantFilter(org=org))
+
+    assert found["old"] is None
+    assert found["new"] is not None
+    assert [grant.grant_id for grant in listed] == [ids["new"]]
+
+
+async def _both(client: Client, org: str) -> bool:
+    return (await client.count_workflows(f"{ORG.name} = '{org}'")).count == 2
 
 
 def given(keys: dict[str, SecretStr]) -> Settings:
