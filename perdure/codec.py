@@ -19,7 +19,7 @@ from temporalio.converter import (
     PayloadCodec,
 )
 
-from perdure.encryption import EncryptionCodec, Keyring
+from perdure.encryption import EncryptionCodec, Keyring, is_encrypted, no_key
 from perdure.errors import ConfigurationError
 
 if sys.version_info >= (3, 14):
@@ -63,11 +63,16 @@ def decode_payloads(payloads: Iterable[Payload]) -> list[Payload]:
 
     Raises:
         ValueError: A payload is damaged or decompresses to more than 64 MiB.
+        DecryptionError: A payload is encrypted, and here is no key.
     """
-    return [_decode(payload) if payload.metadata.get("encoding") == ENCODING else payload for payload in payloads]
+    return [_decode(payload) for payload in payloads]
 
 
 def _decode(payload: Payload) -> Payload:
+    if is_encrypted(payload):
+        raise no_key(payload)
+    if payload.metadata.get("encoding") != ENCODING:
+        return payload
     decompressor = zstd.ZstdDecompressor()
     try:
         data = decompressor.decompress(payload.data, max_length=MAX_DECODED_BYTES)

@@ -76,11 +76,7 @@ class Keyring:
         key_id = named.decode("utf-8", "replace")
         key = self._keys.get(key_id)
         if key is None:
-            raise DecryptionError(
-                f"a payload is encrypted with the key {key_id!r}, which is not among PERDURE_ENCRYPTION_KEYS "
-                f"({', '.join(sorted(self._keys))})",
-                key_id=key_id,
-            )
+            raise no_key(payload, known=self._keys)
         nonce, sealed = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]
         if len(sealed) < TAG_BYTES:
             raise DecryptionError(f"a payload encrypted with the key {key_id!r} is cut short", key_id=key_id)
@@ -125,6 +121,16 @@ class EncryptionCodec(PayloadCodec):
 def is_encrypted(payload: Payload) -> bool:
     """Whether a payload is one that `Keyring.encrypt` made."""
     return payload.metadata.get("encoding") == ENCODING
+
+
+def no_key(payload: Payload, *, known: Iterable[str] = ()) -> DecryptionError:
+    """Return the error that an encrypted payload's key is not among the known ones."""
+    key_id = payload.metadata.get(KEY_ID, b"").decode("utf-8", "replace")
+    ids = ", ".join(sorted(known)) or "there are none"
+    return DecryptionError(
+        f"a payload is encrypted with the key {key_id!r}, which is not among PERDURE_ENCRYPTION_KEYS ({ids})",
+        key_id=key_id,
+    )
 
 
 def new_key() -> SecretStr:

@@ -114,6 +114,14 @@ def test_a_missing_key_is_named_and_no_key_is_told() -> None:
     assert OLD.get_secret_value() not in str(raised.value) + repr(Keyring({"old": OLD}))
 
 
+async def test_without_any_key_an_encrypted_payload_is_refused_by_its_keys_id() -> None:
+    """Whoever forgot to set the keys is told which one is needed, not that an encoding is unknown."""
+    encrypted = KEYRING.encrypt(PAYLOAD)
+
+    with pytest.raises(DecryptionError, match=r"'new', which is not among PERDURE_ENCRYPTION_KEYS \(there are none\)"):
+        await payload_codec().decode([encrypted])
+
+
 async def test_old_keys_decrypt_and_the_current_one_encrypts() -> None:
     """What was written before a rotation is read after it."""
     before = await codec(Keyring({"old": OLD})).encode([PAYLOAD])
