@@ -15,7 +15,12 @@ _WRITTEN: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd])", re.ASCII)
 def _read(value: Any) -> Any:
     """Turn what people write into a timedelta; leave what else there is to Pydantic."""
     match = _WRITTEN.fullmatch(value.strip()) if isinstance(value, str) else None
-    return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else value
+    if match is None:
+        return value
+    try:
+        return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    except OverflowError:
+        return timedelta.max
 
 
 Duration = Annotated[timedelta, BeforeValidator(_read)]
