@@ -192,6 +192,14 @@ def decide(policy: Policy | None, call: CallFacts) -> PolicyDecision:
     return _never_below_the_tool(decided, call.tool, default_approval)
 
 
+def denial(decision: PolicyDecision, *, tool: str) -> str:
+    """Say to the model why its call does not run."""
+    why = f"Denied by the policy ({decision.rule}): {tool} did not run."
+    if not decision.uncertain:
+        return why
+    return f"{why} It cannot be told for sure what {decision.untold} is; give it, and write it plainly."
+
+
 def criteria(rule: Rule, call: CallFacts, touched: Resource | None) -> Iterator[Criterion]:
     """Yield how a call meets each part of a rule; all must be met for the rule to match."""
     everyone = ANY in rule.role or ANY in call.roles
