@@ -6,6 +6,7 @@ condition cannot be sure, it says so, and the policy then takes the narrower way
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
@@ -19,7 +20,17 @@ from perdure.pinned import Pinned
 from perdure.reading import Verdict, every, is_canonical_integer, negated, number_of, same_text, some
 
 Number = Annotated[Decimal, Field(allow_inf_nan=False)]
-Scalar = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("write a text, a number, true or false")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("write a finite number")
+    return value
+
+
+Scalar = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_plain)]
 Scalars = Annotated[tuple[Scalar, ...], Field(min_length=1)]
 
 _MAX_UUID: Final = 64
