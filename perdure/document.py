@@ -79,7 +79,12 @@ def validated(document: Document, model: type[M]) -> M:
         return model.model_validate(document.content)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-    problem = min(problems, key=lambda one: document.line_of(one["loc"]))
+        # Of a list whose items are wrong, Pydantic also says that it has too few of them.
+        problems = [one for one in problems if one["type"] != "too_short" or not one["input"]] or problems
+    # What is missing may only be misspelt, and then the misspelt key says more.
+    misspelt = {one["loc"][:-1] for one in problems if one["type"] == "extra_forbidden"}
+    likely = [one for one in problems if one["type"] != "missing" or one["loc"][:-1] not in misspelt]
+    problem = min(likely, key=lambda one: document.line_of(one["loc"]))
     others = {document.line_of(one["loc"]) for one in problems} - {document.line_of(problem["loc"])}
     more = f" (and {len(others)} more mistake{'s'[: len(others) > 1]})" if others else ""
     raise document.error(f"{_describe(problem, model)}{more}", place=problem["loc"])

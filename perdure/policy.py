@@ -49,14 +49,15 @@ class Permission(StrEnum):
         return (Permission.ALLOW, Permission.ASK, Permission.DENY).index(self)
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
+    """Take a single text where a list of them may stand."""
     return (value,) if isinstance(value, str) else value
 
 
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
     Field(min_length=1),
-    BeforeValidator(_one_or_more),
+    BeforeValidator(one_or_more),
 ]
 """Globs, of which one must match; a single one need not be a list."""
 RuleName = Annotated[
@@ -73,7 +74,7 @@ class Rule(Pinned):
     """Roles of whoever started the run."""
     agent: Patterns = (ANY,)
     tool: Patterns = (ANY,)
-    effect: Annotated[tuple[Effect, ...], Field(min_length=1), BeforeValidator(_one_or_more)] | None = None
+    effect: Annotated[tuple[Effect, ...], Field(min_length=1), BeforeValidator(one_or_more)] | None = None
     """Effects that the tool may have."""
     resource: Patterns | None = None
     """Of the tool's `resource` template; `own:mailbox` is the mailbox of the user on whose behalf the run is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,22 @@ class GoverningPolicy:
         """Return the error that a rule, counted from 0, is wrong."""
         file = str(self.document.file) if self.document else ""
         return PolicyError(message, file=file, line=self.line_of(rule, *parts))
+
+
+class PolicySource:
+    """A policy that is read when it is first asked for: nothing is read where an app is put together."""
+
+    def __init__(self, given: Policy | Path | str) -> None:
+        self._given = given
+
+    @cached_property
+    def governing(self) -> GoverningPolicy:
+        """The policy.
+
+        Raises:
+            PolicyError: As `load_policy`.
+        """
+        return load_policy(self._given)
 
 
 def load_policy(given: Policy | Path | str) -> GoverningPolicy:
