@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
@@ -19,6 +20,9 @@ from perdure.errors import (
     UnknownAgentError,
     UnknownToolError,
 )
+from perdure.policy import Policy
+from perdure.policy_file import GoverningPolicy, PolicySource
+from perdure.policy_fit import checked_fit
 from perdure.schema import build_tool
 from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
 
@@ -30,9 +34,18 @@ F = TypeVar("F", bound=ToolFunction)
 class App:
     """Agents and tools of one package, registered in any order and checked when a worker or API starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, policy: Policy | Path | str | None = None) -> None:
+        """Begin with neither.
+
+        Args:
+            policy: What governs the runs of the app's agents, or the file that it is read from when the app is checked;
+                the setting `PERDURE_POLICY` takes its place. None: the tools' own declarations are all there is.
+        """
         self._tools: dict[str, Tool] = {}
         self._agents: dict[tuple[str, str], Agent] = {}
+        self._origins: dict[tuple[str, str], App] = {}
+        """The apps that included agents came from."""
+        self._policy = None if policy is None else PolicySource(policy)
 
     def tool(
         self,
@@ -109,15 +122,36 @@ class App:
     def include(self, other: App) -> None:
         """Take over another app's tools and agents, as when one worker serves several packages.
 
+        A policy of this app governs the other's agents too. Without one, they keep that of the app they come from.
+
         Raises:
             DuplicateNameError: Both have a tool, or a version of an agent, of one name.
+            ConfigurationError: Both have a policy.
         """
+        if self._policy is not None and other._policy is not None:
+            raise ConfigurationError("both apps have a policy; give the app that includes the other none, or it alone")
         for tool in other.tools():
             if tool.spec.name in self._tools:
                 raise DuplicateNameError(f"two apps have a tool named {tool.spec.name!r}")
             self._tools[tool.spec.name] = tool
         for agent in other.agents():
             self.add(agent)
+            self._origins[agent.name, agent.version] = other
+
+    def govern(self, policy: Policy | Path | str) -> None:
+        """Put a policy in the place of those that the app and what it includes came with: the operator's word."""
+        self._policy = PolicySource(policy)
+
+    def governing(self, agent: Agent) -> GoverningPolicy | None:
+        """Return what governs an agent's runs.
+
+        Raises:
+            PolicyError: It cannot be read, or something in it is wrong.
+        """
+        if self._policy is not None:
+            return self._policy.governing
+        origin = self._origins.get((agent.name, agent.version))
+        return origin.governing(agent) if origin else None
 
     def agents(self) -> Iterator[Agent]:
         """Iterate over the agents, in order of registration."""
@@ -182,24 +216,38 @@ class App:
             )
         return spec
 
-    def check(self) -> None:
-        """Resolve every agent, so that a mistake stops the process at start-up and not a run at night.
+    def check(self) -> tuple[str, ...]:
+        """Resolve every agent and read every policy, so that a mistake stops the process and not a run at night.
+
+        Returns:
+            What is odd about the policies without being a mistake, for a log.
 
         Raises:
             ConfigurationError: As `resolve`; or the app has no agent.
+            PolicyError: A policy cannot be read, or has a rule that can never match as it says.
         """
         if not self._agents:
             raise ConfigurationError("the app has no agent; add one with app.add(Agent(…))")
         for agent in self._agents.values():
             self.resolve(agent)
+        return self._remarks()
+
+    def _remarks(self) -> tuple[str, ...]:
+        if self._policy is None:
+            origins = {id(origin): origin for origin in self._origins.values()}
+            return tuple(remark for origin in origins.values() for remark in origin._remarks())
+        agents = [self.resolve(agent) for agent in self._agents.values()]
+        tools = [tool.spec for tool in self._tools.values()]
+        return checked_fit(self._policy.governing, agents=agents, tools=tools)
 
 
-def load_app(reference: str | None = None) -> App:
+def load_app(reference: str | None = None, *, policy: Path | None = None) -> App:
     """Load and check an app.
 
     Args:
         reference: `package.module:attribute`, or the name of an entry point of the group `perdure.apps`; None takes
             the entry points of all installed packages together.
+        policy: A file that governs it in place of the policies it came with.
 
     Raises:
         AppLoadError: Nothing is there, it cannot be imported, or it is no `App`.
@@ -221,6 +269,8 @@ def load_app(reference: str | None = None) -> App:
         app = App()
         for point in chosen:
             app.include(_load_entry_point(point))
+    if policy is not None:
+        app.govern(policy)
     app.check()
     return app
 

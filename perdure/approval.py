@@ -63,6 +63,18 @@ class ApprovalRequirement(Frozen):
         """Whether whoever holds these roles is asked."""
         return not self.approvers or ANY in roles or not set(self.approvers).isdisjoint(roles)
 
+    def covers(self, other: ApprovalRequirement) -> bool:
+        """Whether who satisfies this requirement, at whatever level, also satisfies the first level of the other."""
+        return self == other or all(level._as_strict_as(other) for level in self.levels)
+
+    def _as_strict_as(self, other: ApprovalRequirement) -> bool:
+        roles = set(self.approvers)
+        return (
+            self.quorum >= other.quorum
+            and (self.separation_of_duties or not other.separation_of_duties)
+            and (not other.approvers or (bool(roles) and roles <= set(other.approvers)))
+        )
+
 
 GrantTerm = Literal["run"] | Annotated[Duration, Field(gt=timedelta(0), le=MAX_GRANT)]
 """How long an approval is to hold for calls of the same kind: for the run, or for a time."""

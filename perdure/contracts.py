@@ -18,7 +18,7 @@ from temporalio import activity
 from perdure.agent import AgentSpec, Limits
 from perdure.approval import ApprovalRequirement, ArgumentChange, GrantTerm, Vote
 from perdure.grant import Grant
-from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult
+from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult, is_empty
 from perdure.policy import Policy
 
 WORKFLOW_NAME: Final = "AgentRun"
@@ -158,6 +158,8 @@ class RunResult(Frozen):
     """The final answer; for a run that stopped early, the model's last words."""
     error: RunError | None = None
     totals: Totals = Totals()
+    denied: dict[int, str] = Field(default_factory=dict, exclude_if=is_empty)
+    """By their steps, calls that the policy denied and no model call told of any more, with the rule of each."""
 
 
 class PendingApproval(Frozen):
@@ -385,6 +387,9 @@ class ModelCall(Frozen):
     tail: tuple[TailMessage, ...] = ()
     """The last ones of these messages, for a worker that has those before."""
     timeout: timedelta
+    denied: dict[int, str] = Field(default_factory=dict, exclude_if=is_empty)
+    """By their steps, calls since the last model call that the policy denied, with the rule of each: the tail may be
+    too large to be written here."""
 
 
 class Finish(StrEnum):
@@ -431,9 +436,9 @@ class ToolCall(Frozen):
     agent: str = ""
     user: str | None = None
     org: str | None = None
-    rule: str = ""
+    rule: str = Field(default="", exclude_if=is_empty)
     """Of the policy, that lets the call run."""
-    grant_id: str = ""
+    grant_id: str = Field(default="", exclude_if=is_empty)
     """For `check_call`: the standing grant that would do in place of asking."""
 
 

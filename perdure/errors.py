@@ -6,7 +6,8 @@ PerdureError
 │   ├── DuplicateNameError      two tools, or two agents of one version, share a name
 │   ├── UnknownToolError        an agent names a tool that the app does not have
 │   ├── InvalidToolError        a function cannot become a tool
-│   └── SettingsError           a setting's value cannot work
+│   ├── SettingsError           a setting's value cannot work
+│   └── PolicyError             a policy, or a table of cases for one, is wrong; says in which line
 ├── UnknownAgentError           nobody registered an agent of that name and version
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
@@ -55,6 +56,23 @@ class InvalidToolError(ConfigurationError):
 
 class SettingsError(ConfigurationError):
     """A setting's value cannot work."""
+
+
+class PolicyError(ConfigurationError):
+    """A policy, or a table of cases for one, is wrong."""
+
+    def __init__(self, message: str, *, file: str = "", line: int | None = None) -> None:
+        """Say what is wrong.
+
+        Args:
+            message: What, and what would be right.
+            file: Where it was read from; empty for a policy that was not read from a file.
+            line: The line that is wrong; the first is 1.
+        """
+        place = f"{file}:{line}: " if line else f"{file}: "
+        super().__init__(f"{place}{message}" if file else message)
+        self.file = file
+        self.line = line
 
 
 class UnknownAgentError(PerdureError):

@@ -18,6 +18,11 @@ EMPTY_DIGEST = ""
 """The digest of a transcript without messages."""
 
 
+def is_empty(value: object) -> bool:
+    """Whether a field says nothing: history leaves it out."""
+    return not value
+
+
 class Frozen(BaseModel):
     """A value that travels: immutable, and tolerant of fields that a newer version added."""
 
@@ -62,7 +67,7 @@ class ToolResult(Frozen):
     """The provider's id of the call that this answers."""
     content: str
     is_error: bool = False
-    denied_by: str = ""
+    denied_by: str = Field(default="", exclude_if=is_empty)
     """The policy's rule that refused the call; not told to the model but in the content."""
 
 

@@ -8,22 +8,29 @@ is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from perdure.approval import ApprovalRequirement
-from perdure.condition import Condition, Verdict, condition_holds, every, matches
-from perdure.messages import Frozen, JsonObject
+from perdure.argument import find_argument
+from perdure.condition import Condition
+from perdure.glob import matches_any_name, matches_text
+from perdure.messages import JsonObject
+from perdure.pinned import Pinned
 from perdure.principal import ANY
-from perdure.resource import OWN, own_resource, resource_of
+from perdure.reading import Verdict, every, some
+from perdure.resource import OWN, Resource, own_resource, resource_of
 from perdure.tool import Approval, Effect, ToolSpec
 
 MAX_RULES: Final = 500
+TOOL_ASKS: Final = "the tool asks always"
+"""Stands for a rule where the tool's author has the last word."""
+_DEFAULT: Final = "default: "
+"""Begins what stands for a rule where none matches."""
 
 
 class Permission(StrEnum):
@@ -42,26 +49,33 @@ class Permission(StrEnum):
         return (Permission.ALLOW, Permission.ASK, Permission.DENY).index(self)
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
+    """Take a single text where a list of them may stand."""
     return (value,) if isinstance(value, str) else value
 
 
-Patterns = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], BeforeValidator(_one_or_more)]
+Patterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+    Field(min_length=1),
+    BeforeValidator(one_or_more),
+]
 """Globs, of which one must match; a single one need not be a list."""
+RuleName = Annotated[
+    str, Field(max_length=100, pattern=r"^([^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?)?$")
+]
 
 
-class Rule(Frozen):
+class Rule(Pinned):
     """One line of the permission matrix. What is left out matches everything."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Annotated[str, Field(max_length=100)] = ""
+    name: RuleName = ""
     """What decisions, events and audit call it; default: `rule 3`, by its place."""
     role: Patterns = (ANY,)
     """Roles of whoever started the run."""
     agent: Patterns = (ANY,)
     tool: Patterns = (ANY,)
-    effect: Annotated[tuple[Effect, ...], BeforeValidator(_one_or_more)] = ()
+    effect: Annotated[tuple[Effect, ...], Field(min_length=1), BeforeValidator(one_or_more)] | None = None
+    """Effects that the tool may have."""
     resource: Patterns | None = None
     """Of the tool's `resource` template; `own:mailbox` is the mailbox of the user on whose behalf the run is."""
     when: Condition = Field(default_factory=dict)
@@ -76,24 +90,32 @@ class Rule(Frozen):
         return self
 
 
-class Policy(Frozen):
+class Policy(Pinned):
     """The governing document of an app: `PERDURE_POLICY`, or `App(policy=…)`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     strict: bool = False
-    """A tool that no rule names is denied. Without it, only a `once` tool is; others go by their own declaration."""
+    """A call that no rule matches is denied. Without it, only a `once` tool's is; others go by their declaration."""
+    shared: bool = False
+    """Several apps share the document: a rule for tools or agents that one of them lacks is no mistake."""
     rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
     approval: ApprovalRequirement = ApprovalRequirement()
     """Of every approval whose rule says nothing else."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Policy:
-        names = [rule.name for rule in self.rules if rule.name]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = [name for name, _ in self.named_rules]
+        twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
-            raise ValueError(f"two rules are named {twice[0]!r}; a decision tells its rule by name")
+            raise ValueError(f"two rules are named {twice!r}; a decision tells its rule by name")
+        taken = next((name for name in names if name == TOOL_ASKS or name.startswith(_DEFAULT)), None)
+        if taken:
+            raise ValueError(f"no rule can be named {taken!r}: so begins what is decided without one")
         return self
+
+    @property
+    def named_rules(self) -> tuple[tuple[str, Rule], ...]:
+        """The rules, each with what decisions call it."""
+        return tuple((rule.name or f"rule {place}", rule) for place, rule in enumerate(self.rules, 1))
 
 
 @dataclass(frozen=True)
@@ -109,10 +131,16 @@ class CallFacts:
     """On whose behalf the run is."""
 
     @property
-    def resource(self) -> str | None:
+    def touched(self) -> Resource | None:
         """What the call touches, by the tool's template; None if it has none or it cannot be filled in."""
-        template = self.tool.resource
-        return None if template is None else resource_of(template, self.arguments, user=self.user)
+        template, schema = self.tool.resource, self.tool.input_schema
+        return None if template is None else resource_of(template, self.arguments, schema=schema, user=self.user)
+
+    @property
+    def resource(self) -> str | None:
+        """The name of what the call touches."""
+        touched = self.touched
+        return touched.text if touched else None
 
 
 @dataclass(frozen=True)
@@ -127,6 +155,21 @@ class PolicyDecision:
     resource: str | None = None
     uncertain: bool = False
     """The rule was taken as the narrower one, because it could not be told whether it matches."""
+    untold: str = ""
+    """For an uncertain decision: what could not be told, in words."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One part of a rule, held against a call."""
+
+    kind: Literal["role", "agent", "tool", "effect", "resource", "when"]
+    verdict: Verdict
+    argument: str = ""
+    """For `when`: the argument's path."""
+
+    def __str__(self) -> str:
+        return f"the argument {self.argument!r}" if self.argument else f"the {self.kind}"
 
 
 def decide(policy: Policy | None, call: CallFacts) -> PolicyDecision:
@@ -136,65 +179,83 @@ def decide(policy: Policy | None, call: CallFacts) -> PolicyDecision:
         policy: None: the tools' own declarations are all there is.
         call: The tool, its arguments, and who asks.
     """
-    resource = call.resource
+    touched = call.touched
+    resource = touched.text if touched else None
     default_approval = policy.approval if policy else ApprovalRequirement()
     decided = PolicyDecision(*_default(policy, call.tool), approval=default_approval, resource=resource)
-    for place, rule in reversed(list(enumerate(policy.rules if policy else (), 1))):
-        verdict = _applies(rule, call, resource)
+    # Read backwards, what is decided so far is what the rules behind this one say.
+    for name, rule in reversed(policy.named_rules if policy else ()):
+        verdict, untold = _judge(rule, call, touched)
         if verdict is False:
             continue
-        found = PolicyDecision(
-            rule.permission,
-            rule.name or f"rule {place}",
-            approval=rule.approval or default_approval,
-            resource=resource,
-            uncertain=verdict is None,
-        )
-        # Read backwards, what is decided so far is what the rules behind this one say.
-        if verdict or found.permission.severity > decided.permission.severity:
-            decided = found
+        found = PolicyDecision(rule.permission, name, approval=rule.approval or default_approval, resource=resource)
+        decided = found if verdict else _narrower(replace(found, uncertain=True, untold=untold), decided)
     return _never_below_the_tool(decided, call.tool, default_approval)
 
 
-def _applies(rule: Rule, call: CallFacts, resource: str | None) -> Verdict:
-    certain = (
-        _role_matches(rule.role, call.roles)
-        and _any_glob(rule.agent, call.agent)
-        and _any_glob(rule.tool, call.tool.name)
-        and (not rule.effect or call.tool.effect in rule.effect)
-    )
-    if not certain:
-        return False
-    return every([_resource_matches(rule, call, resource), condition_holds(rule.when, call.arguments)])
+def denial(decision: PolicyDecision, *, tool: str) -> str:
+    """Say to the model why its call does not run."""
+    why = f"Denied by the policy ({decision.rule}): {tool} did not run."
+    if not decision.uncertain:
+        return why
+    return f"{why} It cannot be told for sure what {decision.untold} is; give it, and write it plainly."
 
 
-def _resource_matches(rule: Rule, call: CallFacts, resource: str | None) -> Verdict:
+def criteria(rule: Rule, call: CallFacts, touched: Resource | None) -> Iterator[Criterion]:
+    """Yield how a call meets each part of a rule; all must be met for the rule to match."""
+    everyone = ANY in rule.role or ANY in call.roles
+    yield Criterion("role", everyone or any(matches_any_name(rule.role, role) for role in call.roles))
+    yield Criterion("agent", matches_any_name(rule.agent, call.agent))
+    yield Criterion("tool", matches_any_name(rule.tool, call.tool.name))
+    yield Criterion("effect", rule.effect is None or call.tool.effect in rule.effect)
+    yield Criterion("resource", _resource_matches(rule, call, touched))
+    for path, check in rule.when.items():
+        argument = find_argument(call.arguments, path, schema=call.tool.input_schema)
+        yield Criterion("when", check.holds(argument), argument=path)
+
+
+def _judge(rule: Rule, call: CallFacts, touched: Resource | None) -> tuple[Verdict, str]:
+    """Return whether a rule matches; and if that cannot be told, why."""
+    seen: list[Criterion] = []
+    for criterion in criteria(rule, call, touched):
+        if criterion.verdict is False:
+            return False, ""
+        seen.append(criterion)
+    return every(one.verdict for one in seen), " and ".join(str(one) for one in seen if one.verdict is None)
+
+
+def _resource_matches(rule: Rule, call: CallFacts, touched: Resource | None) -> Verdict:
     if rule.resource is None or ANY in rule.resource:
         return True
     if call.tool.resource is None:
         return False
-    if resource is None:
+    if touched is None:
         return None
-    patterns = (own_resource(one, call.user) if one.startswith(OWN) else one for one in rule.resource)
-    verdicts = [matches(pattern, resource) for pattern in patterns if pattern is not None]
-    return True if True in verdicts else None if None in verdicts else False
+    meant = (own_resource(one, call.user) if one.startswith(OWN) else one for one in rule.resource)
+    patterns = [pattern for pattern in meant if pattern is not None]
+    verdict = some(matches_text(pattern, touched.text) for pattern in patterns)
+    return None if verdict is False and patterns and not touched.sure else verdict
 
 
-def _role_matches(patterns: Iterable[str], roles: tuple[str, ...]) -> bool:
-    return ANY in patterns or ANY in roles or any(_any_glob(patterns, role) for role in roles)
-
-
-def _any_glob(patterns: Iterable[str], text: str) -> bool:
-    return any(fnmatchcase(text, pattern) for pattern in patterns)
+def _narrower(uncertain: PolicyDecision, otherwise: PolicyDecision) -> PolicyDecision:
+    """Return what permits less: a rule that may match, or what holds if it does not."""
+    if uncertain.permission is not otherwise.permission:
+        return max(uncertain, otherwise, key=lambda decision: decision.permission.severity)
+    if uncertain.permission is not Permission.ASK or otherwise.approval.covers(uncertain.approval):
+        return otherwise
+    if uncertain.approval.covers(otherwise.approval):
+        return uncertain
+    # Neither approval stands in for the other, so that no answer would be the right one.
+    return replace(uncertain, permission=Permission.DENY)
 
 
 def _default(policy: Policy | None, tool: ToolSpec) -> tuple[Permission, str]:
-    """Return what holds for a tool that no rule names, and what that is called."""
+    """Return what holds for a call that no rule matches, and what that is called."""
     if policy is not None and policy.strict:
-        return Permission.DENY, "default: strict, and no rule names the call"
+        return Permission.DENY, f"{_DEFAULT}strict, and no rule names the call"
     if policy is not None and tool.effect is Effect.ONCE:
-        return Permission.DENY, "default: no rule names the call of a 'once' tool"
-    return Permission(tool.approval.value), "default: the tool's own declaration"
+        return Permission.DENY, f"{_DEFAULT}no rule names the call of a 'once' tool"
+    return Permission(tool.approval.value), f"{_DEFAULT}the tool's own declaration"
 
 
 def _never_below_the_tool(
@@ -202,4 +263,4 @@ def _never_below_the_tool(
 ) -> PolicyDecision:
     if decided.permission is not Permission.ALLOW or not tool.asks_always or tool.approval is not Approval.ASK:
         return decided
-    return PolicyDecision(Permission.ASK, "the tool asks always", approval=default_approval, resource=decided.resource)
+    return PolicyDecision(Permission.ASK, TOOL_ASKS, approval=default_approval, resource=decided.resource)

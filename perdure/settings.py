@@ -55,6 +55,8 @@ class Settings(BaseSettings):
 
     app: str | None = None
     """The app to serve: `package.module:attribute` or an entry point's name; default: all installed entry points."""
+    policy: Path | None = None
+    """A file, YAML or TOML, that governs all runs in place of the policies that apps come with."""
     task_queue: str = Field(default=DEFAULT_TASK_QUEUE, min_length=1)
     """Temporal task queue that workers poll and runs are started on."""
 

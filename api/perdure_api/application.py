@@ -50,7 +50,10 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     Raises:
         ConfigurationError: The app is wrong (see `App.check`).
     """
-    app.check()
+    if settings.policy is not None:
+        app.govern(settings.policy)
+    for remark in app.check():
+        log.warning("policy_remark", remark=remark)
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:

@@ -60,6 +60,8 @@ class NewRun(Request):
     """The fields given replace the agent's; durations are seconds or ISO 8601."""
     metadata: dict[Line, Text] = Field(default_factory=dict)
     """Kept with the run; at most 16 KiB."""
+    roles: Annotated[tuple[Line, ...], Field(max_length=50)] | None = None
+    """For the policy: roles of whoever starts the run. Default: all."""
 
 
 class RunReference(Answer):

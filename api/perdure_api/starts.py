@@ -20,6 +20,7 @@ from temporalio.common import (
 from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
+from perdure.principal import ANY
 from perdure.search_attributes import (
     AGENT,
     MEMO_INPUT,
@@ -83,6 +84,7 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
     _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
     agent = app.agent(new.agent, new.version)
+    governing = app.governing(agent)
     given = {name: getattr(new.limits, name) for name in new.limits.model_fields_set}
     return RunArguments(
         spec=app.resolve(agent),
@@ -92,6 +94,8 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
         org=new.org,
         session_id=new.session_id,
         metadata=new.metadata,
+        policy=governing.policy if governing else None,
+        roles=(ANY,) if new.roles is None else new.roles,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypedDict
@@ -25,6 +25,8 @@ from perdure.contracts import (
     ModelReply,
     Reconciliation,
     RunInput,
+    RunResult,
+    TailMessage,
     ToolCall,
     ToolOutcome,
     Totals,
@@ -96,8 +98,17 @@ class Activities:
 
     def hand_over(self, carried: CarriedRun | None, stamp: Stamp) -> Iterator[RunEvent]:
         """Tell the answers that only the next execution's input holds."""
-        calls = carried.state.calls if carried and carried.state else ()
-        yield from self._answers({call.provider_id: call.result for call in calls if call.result}, stamp)
+        if carried is None or carried.state is None:
+            return
+        state = carried.state
+        heard = {call.provider_id: call.result for call in state.calls if call.result}
+        # A turn that was closed right before is not among the open calls any more, but its answers are the tail.
+        heard |= _heard(state.tail) if not state.calls else {}
+        yield from self._answers(heard, stamp, denied=state.denied, last_chance=not state.calls)
+
+    def end(self, result: RunResult | None, stamp: Stamp) -> Iterator[RunEvent]:
+        """Tell the denials that no model call told of, as the run is over."""
+        yield from self._answers({}, stamp, denied=result.denied if result else {})
 
     def feed(self, attributes: Proto, stamp: Stamp) -> Iterator[RunEvent]:
         """Return the events of an activity's history event."""
@@ -148,19 +159,24 @@ class Activities:
                 scheduled.retried_because = describe(started.last_failure)[0]
 
     def _model_called(self, call: ModelCall, stamp: Stamp) -> Iterator[RunEvent]:
-        heard = {
-            result.call_id: result for item in call.tail for result in item.results if isinstance(result, ToolResult)
-        }
-        yield from self._answers(heard, stamp, last_chance=True)
+        yield from self._answers(_heard(call.tail), stamp, denied=call.denied, last_chance=True)
         self._open_calls = {}
         self.totals = self.totals.model_copy(update={"steps": max(self.totals.steps, call.step)})
         yield ModelCalled(id=stamp.next_id(), at=stamp.at, step=call.step, model=self._model, messages=call.length)
 
-    def _answers(self, heard: dict[str, ToolResult], stamp: Stamp, *, last_chance: bool = False) -> Iterator[RunEvent]:
-        for call in self._open_calls.values():
-            result = heard.get(call.provider_id)
-            if call.answered or (result is None and not last_chance):
+    def _answers(
+        self,
+        heard: Mapping[str, ToolResult],
+        stamp: Stamp,
+        *,
+        denied: Mapping[int, str],
+        last_chance: bool = False,
+    ) -> Iterator[RunEvent]:
+        for call in list(self._open_calls.values()):
+            result, rule = heard.get(call.provider_id), denied.get(call.step, "")
+            if call.answered or not (result or rule or last_chance):
                 continue
+            self._close(call.step)
             yield ToolAnswered(
                 id=stamp.next_id(),
                 at=stamp.at,
@@ -168,7 +184,7 @@ class Activities:
                 tool=call.tool,
                 content=result.content if result else None,
                 is_error=result.is_error if result else True,
-                rule=result.denied_by if result else "",
+                rule=rule or (result.denied_by if result else ""),
             )
 
     def _completed(self, scheduled: _Scheduled, result: Payloads, stamp: Stamp) -> Iterator[RunEvent]:
@@ -269,6 +285,10 @@ class Activities:
     def _close(self, step: int) -> None:
         if step in self._open_calls:
             self._open_calls[step] = self._open_calls[step].model_copy(update={"answered": True})
+
+
+def _heard(tail: Iterable[TailMessage]) -> dict[str, ToolResult]:
+    return {result.call_id: result for item in tail for result in item.results if isinstance(result, ToolResult)}
 
 
 def _attempts(scheduled: _Scheduled, stamp: Stamp) -> _Attempts:

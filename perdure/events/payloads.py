@@ -9,7 +9,7 @@ from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 
-from perdure.contracts import Totals
+from perdure.contracts import TailMessage, Totals
 from perdure.messages import Frozen, JsonObject, ToolResult
 
 M = TypeVar("M", bound=BaseModel)
@@ -43,6 +43,8 @@ class CarriedState(Frozen):
     totals: Totals = Totals()
     calls: tuple[OpenCall, ...] = ()
     last_words: str = ""
+    tail: tuple[TailMessage, ...] = ()
+    denied: dict[int, str] = Field(default_factory=dict)
 
 
 class CarriedRun(Frozen):

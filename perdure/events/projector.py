@@ -154,21 +154,21 @@ class Projector:
         yield RunContinued(id=stamp.next_id(), at=stamp.at, execution_id=continued.new_execution_run_id)
 
     def _completed(self, completed: WorkflowExecutionCompletedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        yield self._ended(stamp, read_first(completed.result, RunResult), RunStatus.COMPLETED)
+        yield from self._ended(stamp, read_first(completed.result, RunResult), RunStatus.COMPLETED)
 
     def _failed(self, failed: WorkflowExecutionFailedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
         info = failed.failure.application_failure_info
         error = RunError(type=info.type or "workflow_failed", message=failed.failure.message)
-        yield self._ended(stamp, read_first(info.details, RunResult), RunStatus.FAILED, error=error)
+        yield from self._ended(stamp, read_first(info.details, RunResult), RunStatus.FAILED, error=error)
 
     def _canceled(self, _: WorkflowExecutionCanceledEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        yield self._ended(stamp, self._memo_result, RunStatus.CANCELLED)
+        yield from self._ended(stamp, self._memo_result, RunStatus.CANCELLED)
 
     def _terminated(self, terminated: WorkflowExecutionTerminatedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        yield self._ended(stamp, None, RunStatus.TERMINATED, reason=terminated.reason)
+        yield from self._ended(stamp, None, RunStatus.TERMINATED, reason=terminated.reason)
 
     def _timed_out(self, _: WorkflowExecutionTimedOutEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        yield self._ended(stamp, None, RunStatus.TIMED_OUT)
+        yield from self._ended(stamp, None, RunStatus.TIMED_OUT)
 
     def _ended(
         self,
@@ -178,9 +178,10 @@ class Projector:
         *,
         error: RunError | None = None,
         reason: str = "",
-    ) -> RunEnded:
+    ) -> Iterator[RunEvent]:
+        yield from self._activities.end(result, stamp)
         # A run that was ended from outside says nothing itself: what is known of it by then stands in.
-        return RunEnded(
+        yield RunEnded(
             id=stamp.next_id(),
             at=stamp.at,
             status=result.status if result else status,

@@ -64,6 +64,17 @@ async def test_a_conversation_goes_on(provider: Provider, model: str, monkeypatc
     assert second.priced_usage
 
 
+async def test_the_rule_of_a_denial_is_not_sent(provider: Provider) -> None:
+    """A model hears of a denial by its words; what the record says beside them is the record's."""
+    result = ToolResult(call_id="c1", content="Denied.", is_error=True)
+    denial = result.model_copy(update={"denied_by": "no refunds"})
+
+    sent = [provider.encode(ToolMessage(results=(one,))) for one in (result, denial)]
+
+    assert sent[0] == sent[1]
+    assert b"Denied." in sent[1]
+
+
 @pytest.mark.parametrize(
     ("fault", "type_", "final"),
     [

@@ -18,4 +18,4 @@ def load_here(settings: Settings) -> App:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return load_app(settings.app)
+    return load_app(settings.app, policy=settings.policy)

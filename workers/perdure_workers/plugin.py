@@ -53,6 +53,8 @@ class Perdure(SimplePlugin):
             providers: Model providers by prefix; default: the built-in ones.
         """
         settings = settings or Settings()
+        if settings.policy is not None:
+            app.govern(settings.policy)
         worker = uuid.uuid4().hex
         self.app = app
         self._encrypts = bool(settings.encryption_keys)

@@ -97,6 +97,7 @@ class Timeline:
                 word = "error" if event.is_error else "tool"
                 self._row(event, word, self._call(event.step, event.tool), span(event.duration))
                 self._retries(event)
+                self._rule(event.step)
                 self._excerpt(event.content)
             case ModelFailed() | ToolFailed():
                 self._failed(event)
@@ -173,7 +174,7 @@ class Timeline:
             return
         word = "denied" if event.rule else "refused" if event.is_error else "settled"
         self._row(event, word, self._call(event.step, event.tool))
-        self._detail(event.content or "")
+        self._detail(event.content or (f"by rule “{event.rule}”" if event.rule else ""))
 
     def _approval(self, event: ApprovalAsked | ApprovalChanged) -> None:
         if isinstance(event, ApprovalAsked):
@@ -233,6 +234,11 @@ class Timeline:
         if event.attempts > 1:
             before = f"; before that: {event.retried_because}" if event.retried_because else ""
             self._detail(f"attempt {event.attempts}{before}")
+
+    def _rule(self, number: int | None) -> None:
+        step = self._log.find(number)
+        if step and step.rule:
+            self._detail(f"by rule “{step.rule}”")
 
     def _row(self, event: RunEvent, word: str, what: str, measure: str = "") -> None:
         self._print(event.at, event.step, word, what, measure)

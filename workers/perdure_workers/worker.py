@@ -43,7 +43,8 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         ServerUnreachableError: No Temporal server answers.
         ConfigurationError: The app or the namespace lacks something.
     """
-    app.check()
+    for remark in app.check():
+        log.warning("policy_remark", remark=remark)
     client = await connect(settings, address=address)
     await ensure_search_attributes(client)
     await asyncio.to_thread(_warm_up, app)

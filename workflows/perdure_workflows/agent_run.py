@@ -211,7 +211,9 @@ class AgentRun:
             digest=self._transcript.digest,
             tail=tuple(fitting(self._state.tail)),
             timeout=self._arguments.limits.model_timeout,
+            denied=self._state.denied,
         )
+        self._state.denied = {}
         options = model_options(self._arguments.spec, self._arguments.limits, step=step)
         try:
             return await workflow.execute_activity(call_model, call, **options)
@@ -351,6 +353,7 @@ class AgentRun:
             output=cut(self._state.last_words if output is None else output, MAX_REPLY_BYTES),
             error=error,
             totals=self._state.totals,
+            denied=self._state.denied,
         )
         self._publication.end(result)
         return result

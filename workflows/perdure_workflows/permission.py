@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.approval import ApprovalRequirement, argument_changes
     from perdure.contracts import CallCheck, Decision, PendingApproval, check_call, record_grant
     from perdure.grant import Grant, grant_id
-    from perdure.policy import CallFacts, Permission, PolicyDecision, decide
+    from perdure.policy import CallFacts, Permission, PolicyDecision, decide, denial
     from perdure.tool import ToolSpec
     from perdure_workflows.approvals import Approvals, granted_term
     from perdure_workflows.calls import activity_input, described
@@ -63,7 +63,7 @@ class Permissions:
         if decision.permission is Permission.ALLOW:
             return
         if decision.permission is Permission.DENY:
-            raise Refusal(f"Denied by the policy ({decision.rule}).", denied_by=decision.rule)
+            raise Refusal(denial(decision, tool=tool.name), denied_by=decision.rule)
         name = self._grant_id(call)
         check = await self._check(call, tool, grant=name)
         if check.problem is not None:

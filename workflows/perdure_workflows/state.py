@@ -127,6 +127,8 @@ class RunState(BaseModel):
     """What a reply said before it was cut; the next one goes on from there."""
     rejected: bool = False
     """A human's no ends the run."""
+    denied: dict[int, str] = Field(default_factory=dict)
+    """Steps that the policy denied, with their rules, until history has them."""
 
 
 class RunArguments(RunInput):

@@ -76,6 +76,8 @@ class ToolCalls:
             await self._permissions.obtain(call, tool)
         except Refusal as refusal:
             self._refuse(call, refusal.why, denied_by=refusal.denied_by)
+            if refusal.denied_by:
+                self._state.denied[call.step] = refusal.denied_by
             return False
         return True
 

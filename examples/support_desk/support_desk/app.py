@@ -6,6 +6,7 @@ import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -20,15 +21,16 @@ INSTRUCTIONS = """\
 You are the support desk of a coffee shop. A customer writes to you; you settle what they ask.
 
 Look up the customer's orders and the refund policy of the order before you decide anything. Refund only what the policy
-allows, and never more than the customer asked for. A person approves each refund; if they reject it, do not try again:
-accept their decision and tell the customer. Send the customer exactly one reply, in friendly plain words, when the
-matter is settled. Then end with a short summary for your colleagues that names the order and the refund's id, if any.
+allows, and never more than the customer asked for. A person approves refunds that are not small; if they reject one, do
+not try again: accept their decision and tell the customer. Send the customer exactly one reply, in friendly plain
+words, when the matter is settled. Then end with a short summary for your colleagues that names the order and the
+refund's id, if any.
 """
 
-app = App()
+app = App(policy=Path(__file__).with_name("policy.yaml"))
 
 
-@app.tool(effect="read")
+@app.tool(effect="read", resource="customer:{customer_email}")
 def find_orders(customer_email: str) -> list[Order]:
     """Find a customer's orders.
 
@@ -42,7 +44,7 @@ def find_orders(customer_email: str) -> list[Order]:
     return orders
 
 
-@app.tool(effect="read")
+@app.tool(effect="read", resource="order:{order_id}")
 async def check_refund_policy(order_id: str) -> RefundPolicy:
     """Check whether an order may be refunded, and up to what amount.
 
@@ -59,14 +61,14 @@ def refund_made(ctx: ToolContext, order_id: str, amount: Decimal, reason: str = 
         return find_refund(connection, ctx.idempotency_key) or NOT_DONE
 
 
-@app.tool(effect="once", approval="ask", timeout=30, reconcile=refund_made)
+@app.tool(effect="once", resource="order:{order_id}", timeout=30, reconcile=refund_made)
 async def refund_order(
     ctx: ToolContext,
     order_id: str,
     amount: Annotated[Decimal, Field(gt=0, decimal_places=2)],
     reason: str = "",
 ) -> Refund:
-    """Pay back a customer. A person approves each refund.
+    """Pay back a customer. A person approves a refund that is not small.
 
     Args:
         order_id: The order, as in A-1001.
@@ -80,7 +82,7 @@ async def refund_order(
     return refund
 
 
-@app.tool(effect="idempotent")
+@app.tool(effect="idempotent", resource="mailbox:{customer_email}")
 def send_reply(ctx: ToolContext, customer_email: str, text: str) -> Reply:
     """Send the customer a reply by e-mail.
 

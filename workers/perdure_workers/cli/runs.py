@@ -33,6 +33,12 @@ def run(
     session: Annotated[str | None, typer.Option(help="The session it belongs to.", show_default=False)] = None,
     user: Annotated[str | None, typer.Option(help="On whose behalf.", show_default=False)] = None,
     org: Annotated[str | None, typer.Option(help="Whose organisation.", show_default=False)] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE", help="A role that the policy goes by. Repeatable. Default: all.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,6 +66,7 @@ def run(
         session=session,
         user=user,
         org=org,
+        roles=tuple(role) if role else None,
         limits=tuple(limit or ()),
         metadata=tuple(metadata or ()),
     )

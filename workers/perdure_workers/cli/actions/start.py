@@ -31,6 +31,7 @@ class Order:
     session: str | None
     user: str | None
     org: str | None
+    roles: tuple[str, ...] | None
     limits: tuple[str, ...]
     """`NAME=VALUE` each, as `metadata`."""
     metadata: tuple[str, ...]
@@ -66,6 +67,7 @@ def _new_run(order: Order) -> NewRun:
                 "user": order.user,
                 "org": order.org,
                 "session_id": order.session,
+                **({} if order.roles is None else {"roles": order.roles}),
                 "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
                 "metadata": dict(_pairs("--metadata", order.metadata)),
             }
