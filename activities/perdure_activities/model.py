@@ -1,4 +1,4 @@
-"""The activity `call_model`: bring the conversation, have the provider answer it, count what it cost.
+"""The activity `call_model`: bring the conversation, have one of the agent's models answer it, count what it cost.
 
 Idempotent as far as a model can be: a repeated call asks the same question again, and only the reply that reaches the
 history counts.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 
 import structlog
 from temporalio import activity
@@ -26,11 +25,13 @@ from perdure.contracts import (
 )
 from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
+from perdure.outage import REPLY_TOO_LARGE
 from perdure.settings import Price
+from perdure_activities.breaker import Breaker
+from perdure_activities.chain import Answer, Deadline, first_answer
 from perdure_activities.heartbeat import heartbeats
 from perdure_activities.pricing import price
-from perdure_activities.providers.provider import Provider
-from perdure_activities.providers.registry import provider_for
+from perdure_activities.providers.provider import Provider, ProviderReply
 from perdure_activities.transcripts import QUERY_TIMEOUT, Transcripts, last_fitting, segment_of
 
 MAX_SPECS = 256
@@ -46,33 +47,37 @@ class ModelActivities:
         *,
         providers: Mapping[str, Provider],
         transcripts: Transcripts,
+        breaker: Breaker,
         prices: Mapping[str, Price],
         worker: str,
     ) -> None:
         self._app = app
         self._providers = providers
         self._transcripts = transcripts
+        self._breaker = breaker
         self._prices = prices
         self._worker = worker
-        self._specs: OrderedDict[str, AgentSpec] = OrderedDict()
+        self._specs: OrderedDict[str, tuple[AgentSpec, ...]] = OrderedDict()
 
     @activity.defn
     async def call_model(self, call: ModelCall) -> ModelReply:
-        """Have the model answer the transcript."""
+        """Have one of the agent's models answer the transcript."""
         info = activity.info()
         run_id, execution_id = info.workflow_id or "", info.workflow_run_id or ""
         with heartbeats() as pulse:
-            spec = await self._spec(call, run_id=run_id, execution_id=execution_id)
-            provider = provider_for(spec.provider, self._providers)
-            conversation = await self._transcripts.take(
-                run_id,
-                call,
-                client=activity.client(),
-                execution_id=execution_id,
-                wire=provider.wire,
-                encode=provider.encode,
-            )
-            try:
+            specs = await self._specs_of(call, run_id=run_id, execution_id=execution_id)
+            conversation = self._transcripts.take(run_id)
+
+            async def ask(spec: AgentSpec, provider: Provider, *, deadline: Deadline) -> ProviderReply:
+                await self._transcripts.complete(
+                    conversation,
+                    run_id,
+                    call,
+                    client=activity.client(),
+                    execution_id=execution_id,
+                    wire=provider.wire,
+                    encode=provider.encode,
+                )
                 received = 0
 
                 def on_text(text: str) -> None:
@@ -80,25 +85,44 @@ class ModelActivities:
                     received += len(text)
                     pulse.note({"characters": received})
 
-                reply = await provider.call(spec, conversation.items(), timeout=call.timeout, on_text=on_text)
-                reply = replace(reply, message=fit(reply.message))
-                conversation.append(reply.message)
+                items = conversation.items(provider.wire)
+                return await provider.call(spec, items, timeout=deadline.left, on_text=on_text)
+
+            try:
+                answer = await first_answer(
+                    specs,
+                    ask,
+                    providers=self._providers,
+                    breaker=self._breaker,
+                    timeout=call.timeout,
+                    attempt=info.attempt,
+                )
+                message = conversation.hear(fit(answer.reply.message))
             finally:
                 self._transcripts.put(run_id, conversation)
-            cost = price(reply, model_reference=spec.model, provider=provider, overrides=self._prices)
+            return self._told(answer, message)
+
+    def _told(self, answer: Answer, message: AssistantMessage) -> ModelReply:
+        """Return what history keeps of an answer, its price included."""
+        reply, reference = answer.reply, answer.spec.model
+        cost = price(reply, model_reference=reference, provider=answer.provider, overrides=self._prices)
         log.info(
             "model_replied",
             model=reply.model,
             finish=reply.finish.value,
             input_tokens=reply.usage.input_tokens,
+            cached_tokens=reply.usage.cache_read_tokens,
             output_tokens=reply.usage.output_tokens,
             cost_usd=str(cost) if cost is not None else None,
+            skipped=[skipped.model for skipped in answer.skipped],
         )
         return ModelReply(
-            message=reply.message,
+            message=message,
             finish=reply.finish,
             detail=reply.detail,
             model=reply.model,
+            reference=reference,
+            skipped=answer.skipped,
             usage=reply.usage,
             cost_usd=cost,
             worker=self._worker,
@@ -115,18 +139,21 @@ class ModelActivities:
         messages = messages[-last_fitting(messages, max_bytes=MAX_REPLY_BYTES) :]
         return TranscriptPage(start=wanted.end - len(messages), messages=tuple(messages), length=wanted.end)
 
-    async def _spec(self, call: ModelCall, *, run_id: str, execution_id: str) -> AgentSpec:
-        """Return the spec that the run is pinned to: this worker's own if it is the same, else the run's."""
-        spec = self._specs.get(call.spec_digest)
-        if spec is None:
+    async def _specs_of(self, call: ModelCall, *, run_id: str, execution_id: str) -> tuple[AgentSpec, ...]:
+        """Return the spec that the run is pinned to, once with each of its models.
+
+        It is this worker's own if that is the same, else the run's.
+        """
+        specs = self._specs.get(call.spec_digest)
+        if specs is None:
             spec = self._own_spec(call)
             if spec is None or spec.digest() != call.spec_digest:
                 handle = activity.client().get_workflow_handle(run_id, run_id=execution_id)
                 spec = await handle.query("spec", result_type=AgentSpec, rpc_timeout=QUERY_TIMEOUT)
-            self._specs[call.spec_digest] = spec
+            specs = self._specs[call.spec_digest] = tuple(spec.asking(model) for model in spec.models)
             while len(self._specs) > MAX_SPECS:
                 self._specs.popitem(last=False)
-        return spec
+        return specs
 
     def _own_spec(self, call: ModelCall) -> AgentSpec | None:
         try:
@@ -158,7 +185,7 @@ def fit(message: AssistantMessage) -> AssistantMessage:
     if len(canonical(fitted)) > MAX_REPLY_BYTES:
         raise ApplicationError(
             f"the reply is larger than {MAX_REPLY_BYTES:,} bytes even with its text cut",
-            type="model_reply_too_large",
+            type=REPLY_TOO_LARGE,
             non_retryable=True,
         )
     return fitted
