@@ -6,6 +6,7 @@ history counts.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -31,7 +32,7 @@ from perdure_activities.breaker import Breaker
 from perdure_activities.chain import Answer, Deadline, first_answer
 from perdure_activities.heartbeat import heartbeats
 from perdure_activities.pricing import price
-from perdure_activities.providers.provider import Provider, ProviderReply
+from perdure_activities.providers.provider import PromptCache, Provider, ProviderReply
 from perdure_activities.transcripts import QUERY_TIMEOUT, Transcripts, last_fitting, segment_of
 
 MAX_SPECS = 256
@@ -86,7 +87,17 @@ class ModelActivities:
                     pulse.note({"characters": received})
 
                 items = conversation.items(provider.wire)
-                return await provider.call(spec, items, timeout=deadline.left, on_text=on_text)
+                cache = PromptCache(
+                    key=cache_key(spec, run_id=run_id, spec_digest=call.spec_digest),
+                    sent=conversation.sent(provider.wire),
+                )
+                return await provider.call(
+                    spec,
+                    items,
+                    timeout=deadline.left,
+                    on_text=on_text,
+                    cache=cache if spec.prompt_caching else None,
+                )
 
             try:
                 answer = await first_answer(
@@ -160,6 +171,23 @@ class ModelActivities:
             return self._app.resolve(self._app.agent(call.agent, call.version))
         except PerdureError:
             return None
+
+
+def cache_key(spec: AgentSpec, *, run_id: str, spec_digest: str) -> str:
+    """Name the requests that should meet the same cache.
+
+    OpenAI sends requests of one key and one beginning to one machine, up to some 15 a minute; what is more goes
+    elsewhere and finds nothing. A run with tools sends its own growing conversation again and again, one call after
+    the other, which stays below that; with a key for all runs of the agent a busy day would scatter the calls of each.
+    An agent without tools makes one call a run, and all that its runs share is its instructions.
+
+    Args:
+        spec: The agent.
+        run_id: The run; what people named it by is not told to the provider.
+        spec_digest: Of the spec that the run is pinned to.
+    """
+    shared = f"run:{run_id}" if spec.tools else f"agent:{spec_digest}"
+    return f"perdure-{hashlib.blake2b(shared.encode('utf-8', 'replace'), digest_size=16).hexdigest()}"
 
 
 def fit(message: AssistantMessage) -> AssistantMessage:
