@@ -103,6 +103,7 @@ class CircuitBreakers:
         self._clock = clock
         self._journal = _Journal()
         self._circuits: dict[str, CircuitBreaker] = {}
+        self._last_failures: dict[str, str] = {}
 
     async def call(self, model: str, function: Callable[[], Awaitable[T]]) -> T:
         """Call the function unless the model's circuit is open; see `Breaker.call`."""
@@ -112,13 +113,15 @@ class CircuitBreakers:
             try:
                 return await function()
             except ApplicationError as error:
+                if _tells_against(error):
+                    self._last_failures[model] = f"{error.type}: {error.message}"
                 return error
 
         try:
             result = await self._circuit(model).call_async(outcome)
         except CircuitOpenError as refusal:
             wait = None if refusal.retry_after is None else timedelta(seconds=refusal.retry_after)
-            raise circuit_open(model, wait) from None
+            raise circuit_open(model, wait, last=self._last_failures.get(model, "")) from None
         if isinstance(result, ApplicationError):
             raise result
         return result
@@ -149,10 +152,14 @@ class _Classifier:
     """Counts what the posture table says opens a circuit."""
 
     def is_failure(self, *, result: object, exception: Exception | None) -> bool:
-        """Look at the call's outcome; anything but an `ApplicationError` says nothing against the model."""
+        """Look at the call's outcome; an exception is none of the table's, and says nothing against the model."""
         del exception
-        posture = BY_TYPE.get(result.type) if isinstance(result, ApplicationError) else None
-        return posture is not None and posture.opens_circuit
+        return isinstance(result, ApplicationError) and _tells_against(result)
+
+
+def _tells_against(error: ApplicationError) -> bool:
+    posture = BY_TYPE.get(error.type)
+    return posture is not None and posture.opens_circuit
 
 
 class _Journal(EventListener):

@@ -329,6 +329,7 @@ class Runs:
                 name=agent.name,
                 version=agent.version,
                 model=agent.model,
+                fallbacks=tuple(agent.fallbacks),
                 description=agent.description,
                 tools=tuple(
                     AgentTool.model_validate(tool.model_dump(include=set(AgentTool.model_fields)))

@@ -302,6 +302,8 @@ class AgentSummary(Answer):
     name: str
     version: str
     model: str
+    fallbacks: tuple[str, ...]
+    """Models that are asked in turn when the ones before them do not answer."""
     description: str
     tools: tuple[AgentTool, ...]
     limits: Limits

@@ -50,7 +50,7 @@ async def answers() -> str:
 
 async def fails(error_type: str = "model_overloaded") -> str:
     """A call that fails."""
-    raise ApplicationError("no", type=error_type)
+    raise ApplicationError("much to do", type=error_type)
 
 
 async def outcome(breaker: Breaker, function: object = answers, *, model: str = MODEL) -> str:
@@ -94,7 +94,9 @@ async def test_an_open_circuit_refuses_at_once_and_says_until_when() -> None:
     assert called == []
     assert (caught.value.type, caught.value.non_retryable) == ("circuit_open", False)
     assert caught.value.next_retry_delay == OPEN_FOR - timedelta(seconds=12)
-    assert MODEL in caught.value.message
+    assert caught.value.message == (
+        f"{MODEL} failed too often of late and is left alone for now; the last time: model_overloaded: much to do"
+    )
     assert other == "ok"
 
 
@@ -227,20 +229,20 @@ async def open_circuit(breaker: CircuitBreakers) -> None:
     await eventually(is_open, what="an open circuit")
 
 
-async def until(breaker: CircuitBreakers, wanted: str, *, within: float = 10) -> None:
-    """Make calls that would succeed, until one comes to what is wanted."""
+async def until(breaker: CircuitBreakers, wanted: str, *, function: object = answers, within: float = 25) -> None:
+    """Make calls until one comes to what is wanted."""
 
     async def came_to_it() -> bool:
-        return await outcome(breaker) == wanted
+        return await outcome(breaker, function) == wanted
 
     await eventually(came_to_it, within=timedelta(seconds=within), what=wanted)
 
 
 async def test_one_process_opens_the_circuit_for_all(redis: RedisServer, tmp_path: Path) -> None:
     """What one has learned the others need not learn, and one's probe closes it for all."""
-    async with sharing(redis, tmp_path, open_for=3) as (one, other):
+    async with sharing(redis, tmp_path, open_for=6) as (one, other):
         await open_circuit(one)
-        await until(other, "circuit_open")
+        await until(other, "circuit_open", within=5)
 
         await until(one, "ok")
         await until(other, "ok")
@@ -256,10 +258,10 @@ async def test_the_probes_of_all_processes_are_counted_together(redis: RedisServ
         await go_on.wait()
         return "ok"
 
-    async with sharing(redis, tmp_path, processes=4, open_for=3) as breakers:
+    async with sharing(redis, tmp_path, processes=4, open_for=1) as breakers:
         await open_circuit(breakers[0])
         for breaker in breakers:
-            await until(breaker, "circuit_open")
+            await until(breaker, "circuit_open", function=fails)
 
         async def is_tried() -> bool:
             calls.extend(asyncio.create_task(outcome(breaker, probe)) for breaker in breakers)
@@ -283,8 +285,9 @@ async def test_a_probe_whose_process_is_killed_does_not_close_the_door_for_good(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     """It never reports, and others keep asking: after a while the model is used again all the same."""
-    async with sharing(redis, tmp_path, state_ttl=2) as (killed, other):
+    async with sharing(redis, tmp_path, state_ttl=4) as (killed, other):
         await open_circuit(killed)
+        await until(other, "circuit_open", function=fails)
 
         async def is_under_way() -> bool:
             call = asyncio.create_task(killed.call(MODEL, asyncio.Event().wait))
@@ -297,9 +300,8 @@ async def test_a_probe_whose_process_is_killed_does_not_close_the_door_for_good(
             return True
 
         await eventually(is_under_way, what="a probe")
-        assert await outcome(other) == "circuit_open"
 
-        await until(other, "ok", within=15)
+        await until(other, "ok")
 
 
 async def test_without_its_redis_a_process_has_circuits_of_its_own(tmp_path: Path) -> None:
@@ -337,7 +339,7 @@ async def test_a_redis_that_hangs_delays_no_call_for_long(tmp_path: Path) -> Non
         await eventually(goes_through, within=timedelta(seconds=20), what="an answer")
         server.go_on()
 
-    assert longest < 3
+    assert longest < 5
 
 
 def test_settings_choose_the_breaker() -> None:

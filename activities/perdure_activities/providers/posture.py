@@ -220,15 +220,16 @@ def misconfigured(vendor: str, error: Exception) -> ApplicationError:
     return _application_error(said, CONFIGURATION)
 
 
-def circuit_open(model: str, retry_after: timedelta | None) -> ApplicationError:
+def circuit_open(model: str, retry_after: timedelta | None, *, last: str = "") -> ApplicationError:
     """Return the error for a model that is left alone for now.
 
     Args:
         model: The model, as the agent names it.
         retry_after: When it will be tried again, as far as that is known.
+        last: What its latest failure was, as far as that is known.
     """
     said = f"{model} failed too often of late and is left alone for now"
-    return _application_error(said, CIRCUIT_OPEN, delay=retry_after)
+    return _application_error(f"{said}; the last time: {last}" if last else said, CIRCUIT_OPEN, delay=retry_after)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
