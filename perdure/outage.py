@@ -1,6 +1,6 @@
 """An outage: none of an agent's models answers. What a run may do then, and which failures are one.
 
-A failure that is about the request itself is none: asking again, later or elsewhere, would not change it.
+A failure that is about the request or the run itself is none: asking again, later or elsewhere, would not change it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ MAX_APOLOGY: Final = 4000
 REQUEST_REJECTED: Final = "model_request_rejected"
 CONTEXT_WINDOW: Final = "context_window"
 REPLY_TOO_LARGE: Final = "model_reply_too_large"
+TRANSCRIPT_LOST: Final = "transcript_lost"
 
-_OF_THE_REQUEST: Final = frozenset({REQUEST_REJECTED, CONTEXT_WINDOW, REPLY_TOO_LARGE})
+_NO_OUTAGES: Final = frozenset({REQUEST_REJECTED, CONTEXT_WINDOW, REPLY_TOO_LARGE, TRANSCRIPT_LOST})
 
 
 def is_outage(error_type: str) -> bool:
@@ -28,4 +29,4 @@ def is_outage(error_type: str) -> bool:
     Args:
         error_type: The stable name of its error.
     """
-    return error_type not in _OF_THE_REQUEST
+    return error_type not in _NO_OUTAGES

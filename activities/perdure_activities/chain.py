@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -117,7 +118,7 @@ async def first_answer(
         deadline = Deadline(ends, share=1.0 if spec is specs[-1] else 0.5)
         try:
             provider = provider_for(spec.provider, providers)
-            reply = await breaker.call(spec.model, lambda: ask(spec, provider, deadline=deadline))  # noqa: B023  # awaited in this turn
+            reply = await breaker.call(spec.model, partial(ask, spec, provider, deadline=deadline))
         except ApplicationError as error:
             failures.append(Failure(spec.model, error))
             posture = BY_TYPE.get(error.type)

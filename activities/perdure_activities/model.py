@@ -26,16 +26,18 @@ from perdure.contracts import (
 )
 from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
-from perdure.outage import REPLY_TOO_LARGE
+from perdure.outage import REPLY_TOO_LARGE, TRANSCRIPT_LOST
 from perdure.settings import Price
 from perdure_activities.breaker import Breaker
 from perdure_activities.chain import Answer, Deadline, first_answer
 from perdure_activities.heartbeat import heartbeats
 from perdure_activities.pricing import price
 from perdure_activities.providers.provider import PromptCache, Provider, ProviderReply
-from perdure_activities.transcripts import QUERY_TIMEOUT, Transcripts, last_fitting, segment_of
+from perdure_activities.transcripts import QUERY_TIMEOUT, TranscriptError, Transcripts, last_fitting, segment_of
 
 MAX_SPECS = 256
+TRANSCRIPT_ATTEMPTS = 10
+"""At a transcript that is not the one that its model call names."""
 log = structlog.get_logger(__name__)
 
 
@@ -109,6 +111,10 @@ class ModelActivities:
                     attempt=info.attempt,
                 )
                 message = conversation.hear(fit(answer.reply.message))
+            except TranscriptError as error:
+                # A run that parks has no limit of attempts, and this is no outage to be waited for.
+                final = info.attempt >= TRANSCRIPT_ATTEMPTS
+                raise ApplicationError(str(error), type=TRANSCRIPT_LOST, non_retryable=final) from None
             finally:
                 self._transcripts.put(run_id, conversation)
             return self._told(answer, message)

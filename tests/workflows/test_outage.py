@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from redis.asyncio import Redis
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
@@ -17,12 +20,17 @@ from perdure.events import ModelReplied, Step, StepStatus, steps
 from perdure.history import read_events
 from perdure.messages import AssistantMessage, Message, OpaquePart
 from perdure.settings import Settings
-from perdure.testing import Call, Fault, ScriptedModel, ScriptedRequest, Turn
+from perdure.testing import Call, Fault, ScriptedModel, ScriptedRequest, Turn, eventually
+from perdure_activities.breaker import Breaker
+from perdure_activities.providers.posture import circuit_open
 from perdure_activities.providers.provider import Provider, ProviderReply
+from perdure_activities.transcripts import Transcripts
 from perdure_workers.plugin import Perdure
 from perdure_workers.worker import build_worker
 from tests.harness import Handle, InProcessModel, agent, answer, assert_valid, in_turns, start, transcript, turn, wish
+from tests.redis_server import RedisServer
 
+T = TypeVar("T")
 FIRST, SECOND = "first:one", "second:two"
 CLAUDE, GPT, LOCAL = "anthropic:claude-sonnet-5-5", "openai:gpt-5", "openai-chat:gpt-5"
 ALWAYS = 50
@@ -44,13 +52,18 @@ def failing(error_type: str, *, times: int = ALWAYS, message: str = "no", retrie
 
 @asynccontextmanager
 async def serving(
-    client: Client, app: App, providers: Mapping[str, Provider] | None, **changes: object
+    client: Client,
+    app: App,
+    providers: Mapping[str, Provider] | None,
+    *,
+    breaker: Breaker | None = None,
+    **changes: object,
 ) -> AsyncIterator[Settings]:
     """Run a worker with these providers, or with the built-in ones."""
     settings = Settings.model_validate(
         {"task_queue": f"queue-{uuid.uuid4().hex}", "max_cached_runs": 0, "shutdown_grace_seconds": 0, **changes}
     )
-    async with build_worker(client, settings, Perdure(app, settings=settings, providers=providers)):
+    async with build_worker(client, settings, Perdure(app, settings=settings, providers=providers, breaker=breaker)):
         yield settings
 
 
@@ -159,6 +172,67 @@ async def test_a_parked_run_ends_with_its_time(client: Client) -> None:
     result, _ = await run_of(client, app, {"first": failing("model_overloaded")})
 
     assert result.status is RunStatus.TIMED_OUT
+
+
+async def test_a_parked_run_does_not_wait_for_a_transcript_that_is_gone(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can mend that: after some attempts the run fails, though it would wait for a model for ever."""
+
+    async def nothing(self: Transcripts, *_: object, **__: object) -> list[Message]:
+        return []
+
+    monkeypatch.setattr(Transcripts, "_extend", lambda *_: False)
+    monkeypatch.setattr(Transcripts, "messages", nothing)
+    monkeypatch.setattr("perdure_activities.model.TRANSCRIPT_ATTEMPTS", 2)
+
+    with pytest.raises(WorkflowFailureError) as caught:
+        await run_of(client, app_of(fallbacks=(), on_outage="park"), {"first": failing("", times=0)})
+
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "transcript_lost"
+
+
+async def test_a_worker_takes_any_breaker(client: Client) -> None:
+    """An object with one method: it may keep models from being called by whatever it knows."""
+
+    class NeverFirst:
+        async def call(self, model: str, function: Callable[[], Awaitable[T]]) -> T:
+            if model == FIRST:
+                raise circuit_open(model, None)
+            return await function()
+
+    providers = {"first": failing("model_overloaded", times=0), "second": failing("model_overloaded", times=0)}
+    async with serving(client, app_of(), providers, breaker=NeverFirst()) as settings:
+        handle = await start(client, app_of(), settings)
+        await handle.result()
+
+    [step] = await steps_of(client, handle)
+    assert (step.reference, step.skipped[0].error_type) == (SECOND, "circuit_open")
+    assert not providers["first"].seen
+
+
+async def test_workers_with_one_redis_share_what_they_learned(client: Client, tmp_path: Path) -> None:
+    """A worker that starts during an outage passes the model over that another one has found dead."""
+    shared: dict[str, Any] = {"task_queue": f"queue-{uuid.uuid4().hex}", "breaker_open_seconds": 600}
+    well = {"first": failing("", times=0), "second": failing("", times=0)}
+    async with RedisServer(tmp_path) as redis:
+        # With a window of four calls a single failure opens the circuit.
+        shared |= {"redis_url": redis.url, "breaker_window": 4}
+        async with serving(client, app_of(), {**well, "first": failing("model_timeout")}, **shared) as settings:
+            await (await start(client, app_of(), settings)).result()
+            async with Redis.from_url(redis.url, decode_responses=True) as store:
+                key = f"perdure:{settings.task_queue}:circuit:{FIRST}"
+                await eventually(lambda: store.hget(key, "state"), what="the circuit in Redis")
+        async with serving(client, app_of(), well, **shared) as settings:
+
+            async def passed_over() -> bool:
+                handle = await start(client, app_of(), settings)
+                await handle.result()
+                [step] = await steps_of(client, handle)
+                return [skipped.error_type for skipped in step.skipped] == ["circuit_open"]
+
+            await eventually(passed_over, within=timedelta(seconds=30), what="a skipped model")
 
 
 @pytest.fixture

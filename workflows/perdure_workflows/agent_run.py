@@ -36,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
         cut,
     )
     from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
-    from perdure.outage import is_outage
+    from perdure.outage import TRANSCRIPT_LOST, is_outage
     from perdure.search_attributes import ALL
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.cancellation import raise_if_cancelled
@@ -397,7 +397,7 @@ class AgentRun:
                 page = await workflow.execute_activity(adopt_transcript, wanted, **transcript_options())
             except ActivityError as error:
                 raise_if_cancelled(error)
-                self._fail(RunError(type="transcript_lost", message=f"earlier messages cannot be read: {error.cause}"))
+                self._fail(RunError(type=TRANSCRIPT_LOST, message=f"earlier messages cannot be read: {error.cause}"))
             self._transcript.adopt(page)
             raise_if_cancelled()
 
