@@ -16,6 +16,7 @@ from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 
 from perdure.contracts import RunError
+from perdure.errors import DecryptionError
 from perdure.events.payloads import describe
 from perdure_api.schemas import PendingCall
 
@@ -42,7 +43,10 @@ async def _pending_call(activity: PendingActivityInfo, converter: DataConverter)
 
 
 async def _error(failure: Failure, converter: DataConverter) -> RunError:
-    error = await converter.decode_failure(failure)
+    try:
+        error = await converter.decode_failure(failure)
+    except DecryptionError as lost:  # when and how often it is tried is known all the same
+        return RunError(type="", message=f"({lost})")
     if isinstance(error, ApplicationError):
         return RunError(type=error.type or "", message=error.message)
     message, kind = describe(failure)

@@ -16,6 +16,7 @@ from temporalio.testing import WorkflowEnvironment
 from perdure import history
 from perdure.codec import data_converter
 from perdure.contracts import Finish, RunStatus
+from perdure.encryption import Keyring, new_key
 from perdure.messages import Message
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
@@ -60,8 +61,12 @@ async def test_a_failed_run_tells_why_and_what_it_had(api: Api) -> None:
     assert (run["steps"], run["output"]) == (3, "Let me look.")
 
 
-async def test_a_run_whose_models_do_not_answer_shows_what_it_waits_for(client: Client) -> None:
+@pytest.mark.parametrize("keyring", [None, Keyring({"k": new_key()}, current="k")], ids=["plain", "encrypted"])
+async def test_a_run_whose_models_do_not_answer_shows_what_it_waits_for(
+    env: WorkflowEnvironment, keyring: Keyring | None
+) -> None:
     """Which attempt is next and when, and why the last one failed; also when no worker is there to ask."""
+    client = await env.connect_client(data_converter=data_converter(keyring=keyring))
     api = Api(client, app=shop(on_outage="park"))
 
     def busy(messages: list[Message]) -> ProviderReply:
