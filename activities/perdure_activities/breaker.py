@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 
@@ -163,7 +164,10 @@ def _tells_against(error: ApplicationError) -> bool:
 
 
 class _Journal(EventListener):
-    """Tells operators what becomes of circuits, and of the Redis that shares them; each change once."""
+    """Tells operators what becomes of circuits, and of the Redis that shares them; each change once.
+
+    Its lines name no run: the one whose call is under way, or was when the sharing began, is not what they are about.
+    """
 
     def __init__(self) -> None:
         self._degraded: set[str] = set()
@@ -171,19 +175,19 @@ class _Journal(EventListener):
     def on_state_change(self, *, name: str, old: State, new: State) -> None:
         """A circuit opened, is tried, or closed."""
         report = log.warning if new is State.OPEN else log.info
-        report("circuit_changed", model=name, before=old.value, now=new.value)
+        Context().run(report, "circuit_changed", model=name, before=old.value, now=new.value)
 
     def on_storage_degraded(self, *, name: str, error: BaseException) -> None:
         """The Redis does not answer: circuits are this process's own for now."""
         if not self._degraded:
-            log.warning("circuits_not_shared", reason=f"{type(error).__name__}: {error}")
+            Context().run(log.warning, "circuits_not_shared", reason=f"{type(error).__name__}: {error}")
         self._degraded.add(name)
 
     def on_storage_recovered(self, *, name: str) -> None:
         """The Redis answers again."""
         self._degraded.discard(name)
         if not self._degraded:
-            log.info("circuits_shared_again")
+            Context().run(log.info, "circuits_shared_again")
 
 
 def breaker_for(settings: Settings) -> CircuitBreakers | Unguarded:

@@ -307,7 +307,8 @@ async def test_a_probe_whose_process_is_killed_does_not_close_the_door_for_good(
 async def test_without_its_redis_a_process_has_circuits_of_its_own(tmp_path: Path) -> None:
     """No call fails for the Redis's sake, the circuit still works, and the log says it once; so when it is back."""
     server = RedisServer(tmp_path)
-    with structlog.testing.capture_logs() as logs:
+    named = structlog.contextvars.bound_contextvars(run_id="run-1")
+    with named, structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
         async with sharing(server, tmp_path, processes=1) as (breaker,):
             assert {await outcome(breaker) for _ in range(3)} == {"ok"}
             await open_circuit(breaker)
@@ -319,6 +320,7 @@ async def test_without_its_redis_a_process_has_circuits_of_its_own(tmp_path: Pat
                 await server.stop()
 
     assert [line["event"] for line in logs].count("circuits_not_shared") == 1
+    assert not any("run_id" in line for line in logs)
 
 
 async def test_a_redis_that_hangs_delays_no_call_for_long(tmp_path: Path) -> None:
