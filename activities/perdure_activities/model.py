@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 from temporalio import activity
@@ -30,10 +31,16 @@ from perdure.outage import REPLY_TOO_LARGE, TRANSCRIPT_LOST
 from perdure.settings import Price
 from perdure_activities.breaker import Breaker
 from perdure_activities.chain import Answer, Deadline, first_answer
-from perdure_activities.heartbeat import heartbeats
+from perdure_activities.conversation import Conversation, TranscriptError
+from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.pricing import price
 from perdure_activities.providers.provider import PromptCache, Provider, ProviderReply
-from perdure_activities.transcripts import QUERY_TIMEOUT, TranscriptError, Transcripts, last_fitting, segment_of
+from perdure_activities.transcripts import (
+    QUERY_TIMEOUT,
+    Transcripts,
+    last_fitting,
+    segment_of,
+)
 
 MAX_SPECS = 256
 TRANSCRIPT_ATTEMPTS = 10
@@ -70,41 +77,11 @@ class ModelActivities:
         with heartbeats() as pulse:
             specs = await self._specs_of(call, run_id=run_id, execution_id=execution_id)
             conversation = self._transcripts.take(run_id)
-
-            async def ask(spec: AgentSpec, provider: Provider, *, deadline: Deadline) -> ProviderReply:
-                await self._transcripts.complete(
-                    conversation,
-                    run_id,
-                    call,
-                    client=activity.client(),
-                    execution_id=execution_id,
-                    wire=provider.wire,
-                    encode=provider.encode,
-                )
-                received = 0
-
-                def on_text(text: str) -> None:
-                    nonlocal received
-                    received += len(text)
-                    pulse.note({"characters": received})
-
-                items = conversation.items(provider.wire)
-                cache = PromptCache(
-                    key=cache_key(spec, run_id=run_id, spec_digest=call.spec_digest),
-                    sent=conversation.sent(provider.wire),
-                )
-                return await provider.call(
-                    spec,
-                    items,
-                    timeout=deadline.left,
-                    on_text=on_text,
-                    cache=cache if spec.prompt_caching else None,
-                )
-
+            attempt = _Attempt(self._transcripts, conversation, call, run_id, execution_id, pulse)
             try:
                 answer = await first_answer(
                     specs,
-                    ask,
+                    attempt.ask,
                     providers=self._providers,
                     breaker=self._breaker,
                     timeout=call.timeout,
@@ -177,6 +154,44 @@ class ModelActivities:
             return self._app.resolve(self._app.agent(call.agent, call.version))
         except PerdureError:
             return None
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at a model call: the conversation that it is about, and how a model is asked to go on with it."""
+
+    transcripts: Transcripts
+    conversation: Conversation
+    call: ModelCall
+    run_id: str
+    execution_id: str
+    pulse: Pulse
+
+    async def ask(self, spec: AgentSpec, provider: Provider, *, deadline: Deadline) -> ProviderReply:
+        """Bring the conversation to where the call wants it, in the provider's wire form, and have it answered."""
+        await self.transcripts.complete(
+            self.conversation,
+            self.run_id,
+            self.call,
+            client=activity.client(),
+            execution_id=self.execution_id,
+            wire=provider.wire,
+            encode=provider.encode,
+        )
+        received = 0
+
+        def on_text(text: str) -> None:
+            nonlocal received
+            received += len(text)
+            self.pulse.note({"characters": received})
+
+        messages = self.conversation.items(provider.wire)
+        cache = self._cache(spec, provider) if spec.prompt_caching else None
+        return await provider.call(spec, messages, timeout=deadline.left, on_text=on_text, cache=cache)
+
+    def _cache(self, spec: AgentSpec, provider: Provider) -> PromptCache:
+        key = cache_key(spec, run_id=self.run_id, spec_digest=self.call.spec_digest)
+        return PromptCache(key=key, sent=self.conversation.sent(provider.wire))
 
 
 def cache_key(spec: AgentSpec, *, run_id: str, spec_digest: str) -> str:

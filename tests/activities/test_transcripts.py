@@ -27,11 +27,9 @@ from perdure.messages import (
     digest_of,
 )
 from perdure.settings import Settings
+from perdure_activities.conversation import IDLE_REPLIES, Conversation, TranscriptError
 from perdure_activities.providers.provider import ProviderReply
 from perdure_activities.transcripts import (
-    IDLE_REPLIES,
-    Conversation,
-    TranscriptError,
     Transcripts,
     last_fitting,
 )
