@@ -25,7 +25,7 @@ from perdure.connection import connect
 from perdure.messages import Message
 from perdure.settings import Settings
 from perdure.telemetry import configure_logging
-from perdure_activities.providers.provider import Provider, ProviderReply
+from perdure_activities.providers.provider import PromptCache, Provider, ProviderReply
 from perdure_activities.providers.registry import default_providers, preload
 from perdure_workers.plugin import EAGER_ACTIVITIES, HEARTBEAT_INTERVAL, STICKY_TIMEOUT, Perdure
 from perdure_workers.worker import build_worker
@@ -48,7 +48,13 @@ class Recorded:
         return self._provider.encode(message)
 
     async def call(
-        self, spec: AgentSpec, messages: bytes, *, timeout: timedelta, on_text: Callable[[str], None]
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Note the call's begin and end."""
         info = activity.info()
@@ -56,7 +62,7 @@ class Recorded:
         with self._journal.call(Kind.MODEL, run=info.workflow_id or "", key=info.activity_id):
             if self._pause:
                 await asyncio.sleep(self._pause)
-            return await self._provider.call(spec, messages, timeout=timeout, on_text=on_text)
+            return await self._provider.call(spec, messages, timeout=timeout, on_text=on_text, cache=cache)
 
     async def close(self) -> None:
         """Leave it to the provider."""

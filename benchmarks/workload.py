@@ -17,7 +17,7 @@ from perdure.agent import AgentSpec, Limits
 from perdure.contracts import Finish, Usage
 from perdure.messages import AssistantMessage, Message, TextPart, ToolCallPart
 from perdure.testing import Call, Script, ScriptedRequest, Turn
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 
 AGENT = "worker-bee"
 TOOL = "look_up"
@@ -92,10 +92,16 @@ class FixedModel:
         return message.model_dump_json().encode()
 
     async def call(
-        self, spec: AgentSpec, messages: bytes, *, timeout: timedelta, on_text: Callable[[str], None]
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Answer the turn after the one that the conversation ends with."""
-        del timeout, on_text
+        del timeout, on_text, cache
         plan = Plan.parse(spec.model_name)
         turn = _turn_after(messages)
         call = ToolCallPart(id=f"{CALL_PREFIX}{turn}", name=TOOL, arguments=tool_arguments(plan, turn))

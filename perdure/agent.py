@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from perdure.messages import Frozen
+from perdure.outage import APOLOGY, MAX_APOLOGY, OnOutage
 from perdure.tool import ToolSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 MAX_SPEC_BYTES = 512 * 1024
 """The largest agent (instructions and tool schemas together) that a run's history carries."""
+MAX_FALLBACKS = 4
+"""Each model of a chain gets half of the time that those before it have left."""
 
 
 def _model_reference(value: str) -> str:
@@ -40,7 +43,9 @@ class Limits(BaseModel):
     run_timeout: timedelta = Field(default=timedelta(days=7), gt=timedelta(0), le=timedelta(days=365))
     """Wall-clock time from start to end, waiting for people included."""
     model_timeout: timedelta = Field(default=timedelta(minutes=10), gt=timedelta(0), le=timedelta(hours=2))
-    """One attempt of one model call."""
+    """One attempt of one model call, at all models of the agent together."""
+    model_attempts: int = Field(default=10, ge=1, le=1000)
+    """Attempts of one model call, with growing pauses between them; an agent that parks has no limit of them."""
     approval_timeout: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=365))
     """After this an approval nobody decided is rejected; without it a run waits as long as it may run."""
     max_parallel_tools: int = Field(default=16, ge=1, le=64)
@@ -56,6 +61,14 @@ class Agent(BaseModel):
     version: str = Field(default="1", pattern=NAME_PATTERN)
     model: ModelReference
     """`provider:model`; the providers are `anthropic`, `openai` (Responses) and `openai-chat` (Chat Completions)."""
+    fallbacks: Annotated[Sequence[ModelReference], AfterValidator(tuple), Field(max_length=MAX_FALLBACKS)] = ()
+    """Models that are asked in turn when the ones before them do not answer; each step begins with `model` again."""
+    on_outage: OnOutage = "fail"
+    """When no model answers: the run fails after its attempts, waits for one (`park`), or answers `outage_message`."""
+    outage_message: str = Field(default=APOLOGY, min_length=1, max_length=MAX_APOLOGY)
+    """The run's output if it ends by `on_outage="answer"`."""
+    prompt_caching: bool = True
+    """Have the provider cache what the next call sends again; off for a gateway that refuses such requests."""
     instructions: str = ""
     """The system prompt."""
     tools: Annotated[Sequence[str], AfterValidator(tuple)] = ()
@@ -70,6 +83,13 @@ class Agent(BaseModel):
     description: str = ""
     """One line for people choosing an agent."""
 
+    @model_validator(mode="after")
+    def _distinct_models(self) -> Agent:
+        models = (self.model, *self.fallbacks)
+        if len(set(models)) != len(models):
+            raise ValueError(f"a model is named twice: {', '.join(models)}; each is asked once in an attempt")
+        return self
+
 
 class AgentSpec(Frozen):
     """An agent resolved with its tools' schemas: what a run is pinned to when it starts."""
@@ -82,10 +102,23 @@ class AgentSpec(Frozen):
     max_output_tokens: int = 8192
     temperature: float | None = None
     on_reject: Literal["continue", "stop"] = "continue"
+    fallbacks: tuple[ModelReference, ...] = ()
+    on_outage: OnOutage = "fail"
+    outage_message: str = APOLOGY
+    prompt_caching: bool = True
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""
         return next((tool for tool in self.tools if tool.name == name), None)
+
+    @property
+    def models(self) -> tuple[ModelReference, ...]:
+        """All models that may answer, in the order in which they are asked."""
+        return (self.model, *self.fallbacks)
+
+    def asking(self, model: ModelReference) -> AgentSpec:
+        """Return the spec of a call to that one of its models alone."""
+        return self.model_copy(update={"model": model, "fallbacks": ()}) if self.fallbacks else self
 
     @property
     def provider(self) -> str:

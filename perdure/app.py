@@ -207,6 +207,10 @@ class App:
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             on_reject=agent.on_reject,
+            fallbacks=tuple(agent.fallbacks),
+            on_outage=agent.on_outage,
+            outage_message=agent.outage_message,
+            prompt_caching=agent.prompt_caching,
         )
         size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:

@@ -106,6 +106,11 @@ class Usage(Frozen):
     output_tokens: int = 0
     """All output tokens, reasoning included."""
 
+    @property
+    def cached_share(self) -> float | None:
+        """The part of the input that the provider had in its cache, from 0 to 1; None without any input."""
+        return self.cache_read_tokens / self.input_tokens if self.input_tokens else None
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
@@ -406,6 +411,16 @@ class Finish(StrEnum):
     CONTEXT_WINDOW = "context_window"
 
 
+class SkippedModel(Frozen):
+    """A model that comes before the one that answered, and did not."""
+
+    model: str
+    """As the agent names it: `provider:model`."""
+    error_type: str
+    """The stable name of what kept it: `model_overloaded`, `circuit_open`, …"""
+    why: str
+
+
 class ModelReply(Frozen):
     """Result of the activity `call_model`."""
 
@@ -415,6 +430,10 @@ class ModelReply(Frozen):
     """The provider's words on a refusal or filter."""
     model: str
     """The model that answered, as the provider names it."""
+    reference: str = ""
+    """The same model, as the agent names it: `provider:model`."""
+    skipped: tuple[SkippedModel, ...] = ()
+    """The agent's models before it, in order, and why they did not answer."""
     usage: Usage = Usage()
     cost_usd: Decimal | None = None
     """None when nobody has a price for the model: unpriced, not free."""

@@ -84,6 +84,17 @@ class Settings(BaseSettings):
     """The key that encrypts; default: the only one."""
     ui_url: str | None = None
     """Address of the Temporal Web UI, for links."""
+    redis_url: Annotated[SecretStr, Field(min_length=1)] | None = None
+    """A Redis through which the processes of a deployment share what each would otherwise know alone."""
+
+    breaker_window: int = Field(default=20, ge=0, le=1000)
+    """Latest calls of a model that its circuit looks at, once a quarter of them were made; 0: there are no circuits."""
+    breaker_failure_rate: float = Field(default=0.5, gt=0, le=1)
+    """The part of these calls whose failure opens the circuit."""
+    breaker_open_seconds: float = Field(default=30, gt=0, le=3600)
+    """How long a model is left alone when its circuit has opened."""
+    breaker_probes: int = Field(default=1, ge=1, le=100)
+    """Calls that a model is then tried with, one at a time, before it is used as before."""
 
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""

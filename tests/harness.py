@@ -29,7 +29,7 @@ from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart,
 from perdure.search_attributes import MEMO_APPROVALS
 from perdure.settings import Settings
 from perdure.testing import eventually
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 from perdure_workers.plugin import Perdure
 from perdure_workers.worker import build_worker
 from perdure_workflows.agent_run import AgentRun
@@ -62,6 +62,7 @@ class InProcessModel:
         *,
         timeout: timedelta,  # the protocol's
         on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Ask the script."""
         conversation = [MESSAGE.validate_python(item) for item in json.loads(b"[" + messages + b"]")]

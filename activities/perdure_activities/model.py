@@ -1,4 +1,4 @@
-"""The activity `call_model`: bring the conversation, have the provider answer it, count what it cost.
+"""The activity `call_model`: bring the conversation, have one of the agent's models answer it, count what it cost.
 
 Idempotent as far as a model can be: a repeated call asks the same question again, and only the reply that reaches the
 history counts.
@@ -6,9 +6,10 @@ history counts.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
 import structlog
 from temporalio import activity
@@ -26,14 +27,24 @@ from perdure.contracts import (
 )
 from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
+from perdure.outage import REPLY_TOO_LARGE, TRANSCRIPT_LOST
 from perdure.settings import Price
-from perdure_activities.heartbeat import heartbeats
+from perdure_activities.breaker import Breaker
+from perdure_activities.chain import Answer, Deadline, first_answer
+from perdure_activities.conversation import Conversation, TranscriptError
+from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.pricing import price
-from perdure_activities.providers.provider import Provider
-from perdure_activities.providers.registry import provider_for
-from perdure_activities.transcripts import QUERY_TIMEOUT, Transcripts, last_fitting, segment_of
+from perdure_activities.providers.provider import PromptCache, Provider, ProviderReply
+from perdure_activities.transcripts import (
+    QUERY_TIMEOUT,
+    Transcripts,
+    last_fitting,
+    segment_of,
+)
 
 MAX_SPECS = 256
+TRANSCRIPT_ATTEMPTS = 10
+"""At a transcript that is not the one that its model call names."""
 log = structlog.get_logger(__name__)
 
 
@@ -46,59 +57,66 @@ class ModelActivities:
         *,
         providers: Mapping[str, Provider],
         transcripts: Transcripts,
+        breaker: Breaker,
         prices: Mapping[str, Price],
         worker: str,
     ) -> None:
         self._app = app
         self._providers = providers
         self._transcripts = transcripts
+        self._breaker = breaker
         self._prices = prices
         self._worker = worker
-        self._specs: OrderedDict[str, AgentSpec] = OrderedDict()
+        self._specs: OrderedDict[str, tuple[AgentSpec, ...]] = OrderedDict()
 
     @activity.defn
     async def call_model(self, call: ModelCall) -> ModelReply:
-        """Have the model answer the transcript."""
+        """Have one of the agent's models answer the transcript."""
         info = activity.info()
         run_id, execution_id = info.workflow_id or "", info.workflow_run_id or ""
         with heartbeats() as pulse:
-            spec = await self._spec(call, run_id=run_id, execution_id=execution_id)
-            provider = provider_for(spec.provider, self._providers)
-            conversation = await self._transcripts.take(
-                run_id,
-                call,
-                client=activity.client(),
-                execution_id=execution_id,
-                wire=provider.wire,
-                encode=provider.encode,
-            )
+            specs = await self._specs_of(call, run_id=run_id, execution_id=execution_id)
+            conversation = self._transcripts.take(run_id)
+            attempt = _Attempt(self._transcripts, conversation, call, run_id, execution_id, pulse)
             try:
-                received = 0
-
-                def on_text(text: str) -> None:
-                    nonlocal received
-                    received += len(text)
-                    pulse.note({"characters": received})
-
-                reply = await provider.call(spec, conversation.items(), timeout=call.timeout, on_text=on_text)
-                reply = replace(reply, message=fit(reply.message))
-                conversation.append(reply.message)
+                answer = await first_answer(
+                    specs,
+                    attempt.ask,
+                    providers=self._providers,
+                    breaker=self._breaker,
+                    timeout=call.timeout,
+                    attempt=info.attempt,
+                )
+                message = conversation.hear(fit(answer.reply.message))
+            except TranscriptError as error:
+                # A run that parks has no limit of attempts, and this is no outage to be waited for.
+                final = info.attempt >= TRANSCRIPT_ATTEMPTS
+                raise ApplicationError(str(error), type=TRANSCRIPT_LOST, non_retryable=final) from None
             finally:
                 self._transcripts.put(run_id, conversation)
-            cost = price(reply, model_reference=spec.model, provider=provider, overrides=self._prices)
+            return self._told(answer, message)
+
+    def _told(self, answer: Answer, message: AssistantMessage) -> ModelReply:
+        """Return what history keeps of an answer, its price included."""
+        reply, reference = answer.reply, answer.spec.model
+        cost = price(reply, model_reference=reference, provider=answer.provider, overrides=self._prices)
         log.info(
             "model_replied",
             model=reply.model,
             finish=reply.finish.value,
             input_tokens=reply.usage.input_tokens,
+            cached_tokens=reply.usage.cache_read_tokens,
             output_tokens=reply.usage.output_tokens,
             cost_usd=str(cost) if cost is not None else None,
+            skipped=[skipped.model for skipped in answer.skipped],
         )
         return ModelReply(
-            message=reply.message,
+            message=message,
             finish=reply.finish,
             detail=reply.detail,
             model=reply.model,
+            reference=reference,
+            skipped=answer.skipped,
             usage=reply.usage,
             cost_usd=cost,
             worker=self._worker,
@@ -115,24 +133,82 @@ class ModelActivities:
         messages = messages[-last_fitting(messages, max_bytes=MAX_REPLY_BYTES) :]
         return TranscriptPage(start=wanted.end - len(messages), messages=tuple(messages), length=wanted.end)
 
-    async def _spec(self, call: ModelCall, *, run_id: str, execution_id: str) -> AgentSpec:
-        """Return the spec that the run is pinned to: this worker's own if it is the same, else the run's."""
-        spec = self._specs.get(call.spec_digest)
-        if spec is None:
+    async def _specs_of(self, call: ModelCall, *, run_id: str, execution_id: str) -> tuple[AgentSpec, ...]:
+        """Return the spec that the run is pinned to, once with each of its models.
+
+        It is this worker's own if that is the same, else the run's.
+        """
+        specs = self._specs.get(call.spec_digest)
+        if specs is None:
             spec = self._own_spec(call)
             if spec is None or spec.digest() != call.spec_digest:
                 handle = activity.client().get_workflow_handle(run_id, run_id=execution_id)
                 spec = await handle.query("spec", result_type=AgentSpec, rpc_timeout=QUERY_TIMEOUT)
-            self._specs[call.spec_digest] = spec
+            specs = self._specs[call.spec_digest] = tuple(spec.asking(model) for model in spec.models)
             while len(self._specs) > MAX_SPECS:
                 self._specs.popitem(last=False)
-        return spec
+        return specs
 
     def _own_spec(self, call: ModelCall) -> AgentSpec | None:
         try:
             return self._app.resolve(self._app.agent(call.agent, call.version))
         except PerdureError:
             return None
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at a model call: the conversation that it is about, and how a model is asked to go on with it."""
+
+    transcripts: Transcripts
+    conversation: Conversation
+    call: ModelCall
+    run_id: str
+    execution_id: str
+    pulse: Pulse
+
+    async def ask(self, spec: AgentSpec, provider: Provider, *, deadline: Deadline) -> ProviderReply:
+        """Bring the conversation to where the call wants it, in the provider's wire form, and have it answered."""
+        await self.transcripts.complete(
+            self.conversation,
+            self.run_id,
+            self.call,
+            client=activity.client(),
+            execution_id=self.execution_id,
+            wire=provider.wire,
+            encode=provider.encode,
+        )
+        received = 0
+
+        def on_text(text: str) -> None:
+            nonlocal received
+            received += len(text)
+            self.pulse.note({"characters": received})
+
+        messages = self.conversation.items(provider.wire)
+        cache = self._cache(spec, provider) if spec.prompt_caching else None
+        return await provider.call(spec, messages, timeout=deadline.left, on_text=on_text, cache=cache)
+
+    def _cache(self, spec: AgentSpec, provider: Provider) -> PromptCache:
+        key = cache_key(spec, run_id=self.run_id, spec_digest=self.call.spec_digest)
+        return PromptCache(key=key, sent=self.conversation.sent(provider.wire))
+
+
+def cache_key(spec: AgentSpec, *, run_id: str, spec_digest: str) -> str:
+    """Name the requests that should meet the same cache.
+
+    OpenAI sends requests of one key and one beginning to one machine, up to some 15 a minute; what is more goes
+    elsewhere and finds nothing. A run with tools sends its own growing conversation again and again, one call after
+    the other, which stays below that; with a key for all runs of the agent a busy day would scatter the calls of each.
+    An agent without tools makes one call a run, and all that its runs share is its instructions.
+
+    Args:
+        spec: The agent.
+        run_id: The run; what people named it by is not told to the provider.
+        spec_digest: Of the spec that the run is pinned to.
+    """
+    shared = f"run:{run_id}" if spec.tools else f"agent:{spec_digest}"
+    return f"perdure-{hashlib.blake2b(shared.encode('utf-8', 'replace'), digest_size=16).hexdigest()}"
 
 
 def fit(message: AssistantMessage) -> AssistantMessage:
@@ -158,7 +234,7 @@ def fit(message: AssistantMessage) -> AssistantMessage:
     if len(canonical(fitted)) > MAX_REPLY_BYTES:
         raise ApplicationError(
             f"the reply is larger than {MAX_REPLY_BYTES:,} bytes even with its text cut",
-            type="model_reply_too_large",
+            type=REPLY_TOO_LARGE,
             non_retryable=True,
         )
     return fitted

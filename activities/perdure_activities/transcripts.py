@@ -1,14 +1,13 @@
 """The conversations a worker process has in memory, so that no activity is sent one and hardly any asks for one.
 
-A conversation is kept in its provider's wire form: each message is serialised once, and a request's message list is
-one copy of a buffer. What the memory lacks, or holds differently from the run's rolling digest, is read from the
-workflow by paged Queries. Losing an entry costs a Query and nothing else.
+What the memory lacks, or holds differently from the run's rolling digest, is read from the workflow by paged Queries.
+Losing an entry costs a Query and nothing else.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,57 +21,12 @@ from perdure.contracts import (
     TranscriptPage,
     TranscriptRequest,
 )
-from perdure.messages import EMPTY_DIGEST, Message, ToolMessage, ToolResult, canonical, fold
+from perdure.messages import Message, ToolMessage, ToolResult, canonical
+from perdure_activities.conversation import Conversation, Encode, TranscriptError
 
 QUERY_TIMEOUT = timedelta(seconds=30)
 REMEMBERED_SHARE = 8
 """One part in this many of the memory is for tool results that wait for their conversation."""
-
-Encode = Callable[[Message], bytes]
-
-
-class Conversation:
-    """A transcript in one provider's wire form, with the digest and the buffer's length after each message."""
-
-    def __init__(self, wire: str, encode: Encode) -> None:
-        self.wire = wire
-        self._encode = encode
-        self._buffer = bytearray()
-        self._digests: list[str] = []
-        self._ends: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory, roughly."""
-        return len(self._buffer) + 200 * len(self._digests)
-
-    def digest(self, length: int) -> str:
-        """Return the rolling digest after the first `length` messages."""
-        return self._digests[length - 1] if length else EMPTY_DIGEST
-
-    def append(self, message: Message) -> None:
-        """Add a message at the end."""
-        digest = fold(self.digest(len(self)), canonical(message))
-        items = self._encode(message)
-        if items and self._buffer:
-            self._buffer += b","
-        self._buffer += items
-        self._digests.append(digest)
-        self._ends.append(len(self._buffer))
-
-    def truncate(self, length: int) -> None:
-        """Forget all messages after the first `length`."""
-        if length < len(self):
-            del self._buffer[self._ends[length - 1] if length else 0 :]
-            del self._digests[length:]
-            del self._ends[length:]
-
-    def items(self) -> bytes:
-        """Return the request's message list, as JSON items joined by commas."""
-        return bytes(self._buffer)
 
 
 @dataclass(frozen=True)
@@ -102,23 +56,36 @@ class Transcripts:
         while self._result_bytes > self._max_bytes // REMEMBERED_SHARE:
             self._result_bytes -= len(self._results.popitem(last=False)[1].content)
 
-    async def take(
-        self, run_id: str, call: ModelCall, *, client: Client, execution_id: str, wire: str, encode: Encode
-    ) -> Conversation:
-        """Take the conversation that a model call is about out of memory, completed and checked against its digest.
+    def take(self, run_id: str) -> Conversation:
+        """Take a run's conversation out of memory, as far as it is there.
 
         While it is taken nobody else has it: an attempt that the server gave up on cannot spoil its successor's.
+        """
+        return self._pop(run_id) or Conversation()
+
+    async def complete(
+        self,
+        conversation: Conversation,
+        run_id: str,
+        call: ModelCall,
+        *,
+        client: Client,
+        execution_id: str,
+        wire: str,
+        encode: Encode,
+    ) -> None:
+        """Bring a conversation to what a model call is about, checked against its digest, in the provider's wire form.
 
         Raises:
             TranscriptError: The workflow's transcript does not have the digest that its call names.
         """
-        conversation = self._pop(run_id)
-        if conversation is None or conversation.wire != wire:
-            conversation = Conversation(wire, encode)
+        if not len(conversation) and not conversation.is_written(wire):
+            conversation.write(wire, encode, ())
+        handle = client.get_workflow_handle(run_id, run_id=execution_id)
         if not self._extend(conversation, run_id, call):
-            handle = client.get_workflow_handle(run_id, run_id=execution_id)
             await self._read(conversation, call, handle, client)
-        return conversation
+        if not conversation.is_written(wire):
+            conversation.write(wire, encode, await self.messages(handle, client, start=0, end=call.length))
 
     def put(self, run_id: str, conversation: Conversation) -> None:
         """Put a conversation back."""
@@ -207,10 +174,6 @@ class Transcripts:
             "transcript", request, result_type=TranscriptPage, rpc_timeout=QUERY_TIMEOUT
         )
         return page
-
-
-class TranscriptError(Exception):
-    """The workflow's transcript is not the one its model call names."""
 
 
 def segment_of(segments: Iterable[Segment], index: int) -> Segment:

@@ -31,6 +31,7 @@ from perdure_api import visibility
 from perdure_api.decisions import Decisions
 from perdure_api.executions import Executions, known_totals
 from perdure_api.grants import Grants
+from perdure_api.pending_calls import pending_calls
 from perdure_api.pollers import Pollers, count_pollers
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import (
@@ -125,6 +126,7 @@ class Runs:
         )
         if not visibility.is_open(description):
             return _ended(detail, await self._executions.end(description))
+        detail = detail.model_copy(update={"pending_calls": await pending_calls(description)})
         view = await self._executions.view(run_id)
         if view is not None and not view.status.ended:
             return _as_seen(detail, view)
@@ -327,6 +329,7 @@ class Runs:
                 name=agent.name,
                 version=agent.version,
                 model=agent.model,
+                fallbacks=tuple(agent.fallbacks),
                 description=agent.description,
                 tools=tuple(
                     AgentTool.model_validate(tool.model_dump(include=set(AgentTool.model_fields)))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from perdure.agent import NAME_PATTERN, Limits
 from perdure.approval import GrantTerm
@@ -118,6 +118,25 @@ class RunPage(Answer):
     """Ask for the next page with it; None on the last one."""
 
 
+class PendingCall(Answer):
+    """A model call or a tool call that is under way, or waits to be tried again."""
+
+    activity: str
+    """`call_model`, `call_tool`, …"""
+    running: bool
+    """Whether a worker is busy with it at this moment."""
+    attempt: int
+    """1 for the first; between two attempts, the next one."""
+    max_attempts: int | None = None
+    """None: it is tried until it succeeds, or the run ends."""
+    next_attempt_at: datetime | None = None
+    """When it is tried again; None while it runs."""
+    last_failure: RunError | None = None
+    """Why the attempt before failed."""
+    worker: str = ""
+    """Identity of the worker process that made the last attempt."""
+
+
 class RunDetail(RunSummary):
     """A run as it is now, or how it ended."""
 
@@ -125,6 +144,8 @@ class RunDetail(RunSummary):
     """Whether the numbers are the run's own, of now. False: no worker answered, and they are visibility's."""
     totals: Totals = Totals()
     pending_approvals: tuple[PendingApproval, ...] = ()
+    pending_calls: tuple[PendingCall, ...] = ()
+    """Calls under way; a run whose models do not answer shows here what it waits for."""
     paused: SteeringRecord | None = None
     """Who holds the run, since when and why; None while nobody does."""
     grants: tuple[Grant, ...] = ()
@@ -136,6 +157,11 @@ class RunDetail(RunSummary):
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None
     """The run in the Temporal Web UI."""
+
+    @computed_field
+    def cached_share(self) -> float | None:
+        """The part of all input tokens that the providers had in their caches, from 0 to 1."""
+        return self.totals.usage.cached_share
 
 
 class InboxFilter(Request):
@@ -278,6 +304,8 @@ class AgentSummary(Answer):
     name: str
     version: str
     model: str
+    fallbacks: tuple[str, ...]
+    """Models that are asked in turn when the ones before them do not answer."""
     description: str
     tools: tuple[AgentTool, ...]
     limits: Limits

@@ -228,6 +228,8 @@ class Activities:
         return ModelReplied(
             **_attempts(scheduled, stamp),
             model=reply.model,
+            reference=reply.reference,
+            skipped=reply.skipped,
             finish=reply.finish,
             detail=reply.detail,
             text=reply.message.text,

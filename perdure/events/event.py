@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from perdure.agent import Limits
 from perdure.approval import ArgumentChange
-from perdure.contracts import Finish, RunError, RunStatus, Totals, Usage
+from perdure.contracts import Finish, RunError, RunStatus, SkippedModel, Totals, Usage
 from perdure.messages import Frozen, JsonObject
 
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,18})(?:\.([1-9]\d{0,8}))?", re.ASCII)
@@ -185,6 +185,10 @@ class ModelReplied(Attempted):
     kind: Literal["model.replied"] = "model.replied"
     model: str
     """The model that answered, as the provider names it."""
+    reference: str = ""
+    """The same model, as the agent names it: `provider:model`."""
+    skipped: tuple[SkippedModel, ...] = ()
+    """The agent's models before it, and why they did not answer."""
     finish: Finish
     detail: str = ""
     text: str = ""

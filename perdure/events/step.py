@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Literal, assert_never
 
 from perdure.approval import ArgumentChange
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Finish, SkippedModel, Usage
 from perdure.events.event import (
     ApprovalAsked,
     ApprovalChanged,
@@ -102,10 +102,16 @@ class Step(Frozen):
     retried_because: str | None = None
     worker: str = ""
     """Identity of the worker process that made the last attempt."""
+    reference: str | None = None
+    """The model that answered, as the agent names it: `provider:model`."""
+    skipped: tuple[SkippedModel, ...] = ()
+    """The agent's models before it, and why they did not answer."""
     finish: Finish | None = None
     text: str | None = None
     """What the model said."""
     usage: Usage | None = None
+    cached_share: float | None = None
+    """The part of the model's input that its provider had in a cache, from 0 to 1."""
     cost_usd: Decimal | None = None
     """None for a tool, and for a model that nobody has a price for."""
     arguments: JsonObject | None = None
@@ -174,9 +180,12 @@ class StepLog:
             attempts=event.attempts,
             retried_because=event.retried_because,
             worker=event.worker,
+            reference=event.reference or None,
+            skipped=event.skipped,
             finish=event.finish,
             text=event.text,
             usage=event.usage,
+            cached_share=event.usage.cached_share,
             cost_usd=event.cost_usd,
         )
         for call in event.tool_calls:

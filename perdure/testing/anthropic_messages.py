@@ -18,13 +18,13 @@ from perdure.messages import (
     ToolResult,
     UserMessage,
 )
+from perdure.testing.prompt_cache import Block, PromptCache
 from perdure.testing.script import Turn
 from perdure.testing.wire import (
     BYTES_PER_TOKEN,
     Answer,
     Problem,
     StreamedAnswer,
-    compact,
     event,
     output_tokens,
     pieces,
@@ -41,6 +41,10 @@ ERROR_TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+
+
+MAX_MARKS: Final = 4
+"""Places of one request that may be marked for the cache."""
 
 
 class AnthropicMessages:
@@ -99,7 +103,10 @@ class AnthropicMessages:
             return "messages: at least one message is required"
         if messages[0].get("role") != "user":
             return "messages: first message must use the user role"
+        if wrong := _wrong_marks(body):
+            return wrong
         asked: list[str] = []
+        every: set[str] = set()
         for index, message in enumerate(messages):
             blocks = _blocks(message)
             if not blocks or any(block.get("type") == "text" and not block.get("text") for block in blocks):
@@ -118,21 +125,22 @@ class AnthropicMessages:
                     "the previous message."
                 )
             asked = [str(block.get("id")) for block in blocks if block.get("type") == "tool_use"]
+            if len(set(asked)) < len(asked) or not every.isdisjoint(asked):
+                return f"messages.{index}: `tool_use` ids must be unique"
+            every.update(asked)
         if asked:
             return f"`tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(asked)}."
         return None
 
-    def usage(self, body: JsonObject, size: int, turn: Turn) -> Usage:
+    def usage(self, body: JsonObject, size: int, turn: Turn, cache: PromptCache) -> Usage:
         """Estimate the tokens; Anthropic caches only what a request marks."""
         total = max(1, size // BYTES_PER_TOKEN)
-        if not _marks_cache(body):
-            return Usage(input_tokens=total, output_tokens=output_tokens(turn))
-        fresh = min(total, _bytes_since_last_reply(body["messages"]) // BYTES_PER_TOKEN)
-        cached = total - fresh if self.turns(body) else 0
+        found = cache.marked(_prompt(body), scope=f"anthropic {body.get('model')}")
+        read, kept = (min(total - 1, size // BYTES_PER_TOKEN) for size in (found.known, found.kept))
         return Usage(
             input_tokens=total,
-            cache_read_tokens=cached,
-            cache_write_tokens=max(0, total - cached - 1),
+            cache_read_tokens=read,
+            cache_write_tokens=max(0, kept - read),
             output_tokens=output_tokens(turn),
         )
 
@@ -191,19 +199,29 @@ def _part(block: JsonObject) -> Part:
             return OpaquePart(wire="anthropic", data=block)
 
 
-def _marks_cache(body: JsonObject) -> bool:
-    system = body.get("system")
-    marked = [body, *(system if isinstance(system, list) else ()), *_blocks(body["messages"][-1])]
-    return any(block.get("cache_control") for block in (*marked, *(body.get("tools") or ())))
+def _prompt(body: JsonObject) -> list[Block]:
+    """Return the prompt in the order in which the vendor reads it; one mark for the whole body stands for its end."""
+    system = body.get("system") or ()
+    blocks = [*(body.get("tools") or ()), *([{"type": "text", "text": system}] if isinstance(system, str) else system)]
+    for message in body["messages"]:
+        blocks += [{"role": message["role"], **block} for block in _blocks(message)]
+    marked = [bool(block.get("cache_control")) for block in blocks]
+    if marked:
+        marked[-1] |= bool(body.get("cache_control"))
+    return [
+        Block({name: value for name, value in block.items() if name != "cache_control"}, marked=mark)
+        for block, mark in zip(blocks, marked, strict=True)
+    ]
 
 
-def _bytes_since_last_reply(messages: list[JsonObject]) -> int:
-    size = 0
-    for message in reversed(messages):
-        if message["role"] == "assistant":
-            break
-        size += len(compact(message))
-    return size
+def _wrong_marks(body: JsonObject) -> str | None:
+    """Say what is wrong with the places that the request marks for the cache."""
+    marked = [block.content for block in _prompt(body) if block.marked]
+    if len(marked) > MAX_MARKS:
+        return f"A maximum of {MAX_MARKS} blocks with cache_control may be provided. Found {len(marked)}."
+    if any(block.get("type") in ("thinking", "redacted_thinking") for block in marked):
+        return "cache_control: Extra inputs are not permitted in thinking blocks"
+    return None
 
 
 def _envelope(answer: Answer) -> JsonObject:

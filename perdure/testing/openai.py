@@ -6,8 +6,9 @@ from typing import Final
 
 from perdure.contracts import Usage
 from perdure.messages import JsonObject
+from perdure.testing.prompt_cache import Block, PromptCache
 from perdure.testing.script import Turn
-from perdure.testing.wire import BYTES_PER_TOKEN, Problem, compact, output_tokens
+from perdure.testing.wire import BYTES_PER_TOKEN, Problem, output_tokens
 
 CACHE_MINIMUM: Final = 1024
 CACHE_STEP: Final = 128
@@ -20,9 +21,20 @@ def openai_error(status: int, problem: Problem) -> JsonObject:
     return {"error": {"message": problem.message, "type": kind, "param": None, "code": problem.code}}
 
 
-def openai_usage(*, size: int, fresh: list[JsonObject], first: bool, turn: Turn) -> Usage:
-    """Estimate tokens: what was in the conversation before the last reply counts as cached."""
+def openai_usage(body: JsonObject, items: list[JsonObject], *, size: int, turn: Turn, cache: PromptCache) -> Usage:
+    """Estimate tokens: the longest beginning that came before with the same key counts as cached.
+
+    Args:
+        body: The request.
+        items: Its conversation.
+        size: Its bytes.
+        turn: The answer.
+        cache: Beginnings of earlier requests.
+    """
+    head = [Block({"tools": body.get("tools"), "instructions": body.get("instructions")})]
+    scope = f"openai {body.get('model')} {body.get('prompt_cache_key')}"
+    found = cache.longest([*head, *map(Block, items)], scope=scope)
     total = max(1, size // BYTES_PER_TOKEN)
-    prefix = 0 if first else max(0, total - sum(len(compact(item)) for item in fresh) // BYTES_PER_TOKEN)
-    cached = prefix // CACHE_STEP * CACHE_STEP if prefix >= CACHE_MINIMUM else 0
+    known = min(total, found.known // BYTES_PER_TOKEN)
+    cached = known // CACHE_STEP * CACHE_STEP if known >= CACHE_MINIMUM else 0
     return Usage(input_tokens=total, cache_read_tokens=cached, output_tokens=output_tokens(turn))

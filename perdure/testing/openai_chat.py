@@ -9,6 +9,7 @@ from typing import Any
 from perdure.contracts import Finish, Usage
 from perdure.messages import AssistantMessage, JsonObject, Message, TextPart, ToolMessage, ToolResult, UserMessage
 from perdure.testing.openai import openai_error, openai_usage
+from perdure.testing.prompt_cache import PromptCache
 from perdure.testing.script import Turn
 from perdure.testing.wire import Answer, Problem, StreamedAnswer, event, pieces, read_call, text_of
 
@@ -79,14 +80,9 @@ class OpenAIChat:
             )
         return None
 
-    def usage(self, body: JsonObject, size: int, turn: Turn) -> Usage:
+    def usage(self, body: JsonObject, size: int, turn: Turn, cache: PromptCache) -> Usage:
         """Estimate the tokens."""
-        fresh: list[JsonObject] = []
-        for message in reversed(body["messages"]):
-            if message.get("role") == "assistant":
-                break
-            fresh.append(message)
-        return openai_usage(size=size, fresh=fresh, first=self.turns(body) == 0, turn=turn)
+        return openai_usage(body, body["messages"], size=size, turn=turn, cache=cache)
 
     def reply(self, answer: Answer) -> JsonObject:
         """Write the answer as a completion."""

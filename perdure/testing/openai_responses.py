@@ -19,6 +19,7 @@ from perdure.messages import (
     UserMessage,
 )
 from perdure.testing.openai import openai_error, openai_usage
+from perdure.testing.prompt_cache import PromptCache
 from perdure.testing.script import Turn
 from perdure.testing.wire import Answer, Problem, StreamedAnswer, event, pieces, read_call, text_of
 
@@ -87,14 +88,9 @@ class OpenAIResponses:
             return f"No tool output found for function call {missing[0]}."
         return None
 
-    def usage(self, body: JsonObject, size: int, turn: Turn) -> Usage:
+    def usage(self, body: JsonObject, size: int, turn: Turn, cache: PromptCache) -> Usage:
         """Estimate the tokens."""
-        fresh: list[JsonObject] = []
-        for item in reversed(_items(body)):
-            if _kind(item) == "assistant":
-                break
-            fresh.append(item)
-        return openai_usage(size=size, fresh=fresh, first=self.turns(body) == 0, turn=turn)
+        return openai_usage(body, _items(body), size=size, turn=turn, cache=cache)
 
     def reply(self, answer: Answer) -> JsonObject:
         """Write the answer as a response."""

@@ -24,6 +24,7 @@ from perdure.testing.delivery import Delivery, Receive, Send
 from perdure.testing.fault import Fault
 from perdure.testing.openai_chat import OpenAIChat
 from perdure.testing.openai_responses import OpenAIResponses
+from perdure.testing.prompt_cache import PromptCache
 from perdure.testing.script import Script, ScriptedRequest, ScriptFunction, Turn
 from perdure.testing.wire import Answer, Problem, Wire
 
@@ -96,6 +97,7 @@ class ScriptedModel:
         self._script = script if isinstance(script, Script) else Script(script)
         self._port = port
         self._attempts = _Attempts()
+        self._cache = PromptCache()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self.requests = Requests()
@@ -166,7 +168,7 @@ class ScriptedModel:
         fault = turn.faults[attempt] if attempt < len(turn.faults) else None
         answer = None
         if decided.problem is None:
-            usage = turn.usage or wire.usage(body, len(raw), turn)
+            usage = turn.usage or wire.usage(body, len(raw), turn, self._cache)
             answer = Answer(turn=turn, model=decided.model, key=key, usage=usage, created=int(time.time()))
         else:
             fault = Fault.bad_request(decided.problem.message, code=decided.problem.code)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from perdure.contracts import Finish, Usage
 from perdure.messages import JsonObject, Message, ToolCallPart
+from perdure.testing.prompt_cache import PromptCache
 from perdure.testing.script import Turn
 
 BYTES_PER_TOKEN = 4
@@ -90,8 +91,8 @@ class Wire(Protocol):
         """Say what the vendor would refuse the conversation for; above all, calls that nobody answered."""
         ...
 
-    def usage(self, body: JsonObject, size: int, turn: Turn) -> Usage:
-        """Estimate the tokens of a request of that many bytes and its answer."""
+    def usage(self, body: JsonObject, size: int, turn: Turn, cache: PromptCache) -> Usage:
+        """Estimate the tokens of a request of that many bytes and its answer, and have the cache see it."""
         ...
 
     def reply(self, answer: Answer) -> JsonObject:

@@ -25,8 +25,8 @@ from perdure.messages import (
     UserMessage,
     canonical,
 )
-from perdure_activities.providers.anthropic_messages import AnthropicMessages
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.anthropic_messages import AnthropicMessages, _marked
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 from tests.activities.wire_server import FIND_ORDER, Answer, WireServer, ignore, spec_of, sse
 
 MODEL = "anthropic:claude-sonnet-5-5"
@@ -157,8 +157,53 @@ async def test_the_request_is_what_the_api_documents(
             {"name": "find_order", "description": "Find an order.", "input_schema": FIND_ORDER.input_schema},
         ],
         "temperature": 0.5,
-        "messages": [{"role": "user", "content": "hello"}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
     }
+
+
+async def test_what_is_to_be_cached_is_marked(provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last tool, the instructions, where the conversation ended before and where it ends now; nothing else."""
+    look = ToolCallPart(id="a", name="find_order")
+    found = ToolResult(call_id="a", content="found")
+    conversation: list[Message] = [HELLO, AssistantMessage(parts=(TextPart(text="}]}"), look))]
+    conversation.append(ToolMessage(results=(found, found)))
+    items = [provider.encode(message) for message in conversation]
+    spec = spec_of(MODEL, tools=[FIND_ORDER, FIND_ORDER], instructions="Be brief.")
+    caches = [PromptCache(key="k"), PromptCache(key="k", sent=len(items[0])), None]
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-secret-1")
+    async with WireServer(*[stream(*text_block(0, "hi"), *ending("end_turn"))] * 3) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        for cache, sent in zip(caches, (items[:1], items, items), strict=True):
+            await provider.call(spec, b",".join(sent), timeout=TIMEOUT, on_text=ignore, cache=cache)
+        await provider.close()
+
+    first, second, unmarked = (request.json for request in server.requests)
+    mark = {"cache_control": {"type": "ephemeral"}}
+    assert first["tools"] == second["tools"] == [unmarked["tools"][0], unmarked["tools"][1] | mark]
+    assert first["system"] == second["system"] == [{"type": "text", "text": "Be brief.", **mark}]
+    question, reply, results = unmarked["messages"]
+    marked = {"role": "user", "content": [question["content"][0] | mark]}
+    assert first["messages"] == [marked]
+    assert second["messages"] == [
+        marked,
+        reply,
+        {"role": "user", "content": [results["content"][0], results["content"][1] | mark]},
+    ]
+
+
+@given(texts=st.lists(st.text(), min_size=1, max_size=6), data=st.data())
+def test_marking_changes_nothing_but_the_marked_blocks(texts: list[str], data: st.DataObject) -> None:
+    """Whatever the messages hold, quotes and brackets and all, they are the same JSON without the marks."""
+    items = [AnthropicMessages().encode(UserMessage(text=text)) for text in texts]
+    messages = b",".join(items)
+    ends = [len(b",".join(items[: count + 1])) for count in range(len(items))]
+    chosen = sorted(data.draw(st.sets(st.sampled_from(ends))))
+
+    marked = json.loads(b"[" + b"".join(_marked(messages, chosen)) + b"]")
+
+    for message, end in zip(marked, ends, strict=True):
+        assert (message["content"][-1].pop("cache_control", None) is not None) == (end in chosen)
+    assert marked == json.loads(b"[" + messages + b"]")
 
 
 async def test_text_is_told_as_it_arrives(provider: AnthropicMessages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +390,7 @@ def test_tool_results_are_one_user_message(provider: AnthropicMessages) -> None:
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
 def test_empty_texts_make_no_item_that_is_refused(provider: AnthropicMessages, text: str) -> None:
     """A user's empty text gets a stand-in, a model's is left out."""
-    assert provider.encode(UserMessage(text=text)) == b'{"role":"user","content":"(no text)"}'
+    assert provider.encode(UserMessage(text=text)) == b'{"role":"user","content":[{"type":"text","text":"(no text)"}]}'
     assert provider.encode(AssistantMessage(parts=(TextPart(text=text),))) == b""
     assert provider.encode(AssistantMessage(parts=())) == b""
 
@@ -355,7 +400,8 @@ def test_any_text_encodes_to_json(text: str) -> None:
     """Whatever a text holds (quotes, NUL, lone surrogates), its item is JSON in UTF-8 and says the same."""
     encoded = AnthropicMessages().encode(UserMessage.model_construct(role="user", text=text + "."))
 
-    assert json.loads(encoded.decode())["content"] == (text + ".").encode("utf-8", "replace").decode()
+    [block] = json.loads(encoded.decode())["content"]
+    assert block["text"] == (text + ".").encode("utf-8", "replace").decode()
 
 
 async def test_surrogates_in_a_reply_do_not_fail_the_run(

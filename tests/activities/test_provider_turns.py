@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -9,7 +11,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from perdure.contracts import Finish
-from perdure.messages import Message, ToolMessage, ToolResult, UserMessage
+from perdure.messages import AssistantMessage, Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
 from perdure.testing import Call, Fault, Script, ScriptedModel, Turn
 from perdure_activities.providers.provider import Provider, ProviderReply
 from perdure_activities.providers.registry import default_providers
@@ -39,6 +41,36 @@ async def ask(provider: Provider, model: str, *messages: Message, timeout: timed
     items = b",".join(item for message in messages if (item := provider.encode(message)))
     spec = spec_of(model, tools=[FIND_ORDER], instructions="Help.")
     return await provider.call(spec, items, timeout=timeout, on_text=ignore)
+
+
+LIMITS = {"anthropic": (64, r"[a-zA-Z0-9_-]+"), "openai": (64, ".+"), "openai-chat": (40, ".+")}
+"""What each vendor takes as the id of a call."""
+
+
+@pytest.mark.parametrize("given", ["functions.look:0", "chatcmpl-tool-" + 32 * "a", 200 * "x"])
+def test_the_ids_of_another_server_are_written_as_this_one_takes_them(
+    provider: Provider, model: str, given: str
+) -> None:
+    """A call that another model made, and its result, keep one id, which the vendor does not refuse."""
+    call = AssistantMessage(parts=(ToolCallPart(id=given, name="look"),))
+    result = ToolMessage(results=(ToolResult(call_id=given, content="seen"),))
+    written = [json.loads(provider.encode(message)) for message in (call, result)]
+
+    limit, form = LIMITS[model.partition(":")[0]]
+    [ids] = {tuple(_ids(message)) for message in written}
+    assert len(ids) == 1
+    assert re.fullmatch(form, ids[0])
+    assert len(ids[0]) <= limit
+
+
+def _ids(item: object) -> list[str]:
+    """Find ids of calls, however deep they are."""
+    if isinstance(item, list):
+        return [id_ for each in item for id_ in _ids(each)]
+    if not isinstance(item, dict):
+        return []
+    named = [value for key, value in item.items() if key in ("id", "call_id", "tool_use_id", "tool_call_id")]
+    return named + [id_ for value in item.values() for id_ in _ids(value)]
 
 
 async def test_a_conversation_goes_on(provider: Provider, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

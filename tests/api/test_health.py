@@ -72,6 +72,7 @@ async def test_agents_are_listed_with_their_tools(api: Api) -> None:
     [agent] = (await api.get("/v1/agents"))["items"]
 
     assert (agent["name"], agent["version"], agent["default"]) == ("tester", "1", True)
+    assert (agent["model"], agent["fallbacks"]) == ("in-process:scripted", [])
     assert [(tool["name"], tool["effect"], tool["approval"]) for tool in agent["tools"]] == [
         ("refund", "once", "ask"),
         ("look", "read", "allow"),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import history
 from perdure.codec import data_converter
 from perdure.contracts import Finish, RunStatus
+from perdure.encryption import Keyring, new_key
+from perdure.messages import Message
 from perdure.testing import eventually
+from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
-from tests.api.conftest import Api
+from tests.api.conftest import Api, shop
 from tests.harness import answer, in_turns, wish
 
 REFUND = wish(("refund", {"order": "o1", "amount": 5}))
@@ -54,6 +59,36 @@ async def test_a_failed_run_tells_why_and_what_it_had(api: Api) -> None:
     assert run["status"] == "failed"
     assert run["error"] == {"type": "model_refused", "message": "I will not."}
     assert (run["steps"], run["output"]) == (3, "Let me look.")
+
+
+@pytest.mark.parametrize("keyring", [None, Keyring({"k": new_key()}, current="k")], ids=["plain", "encrypted"])
+async def test_a_run_whose_models_do_not_answer_shows_what_it_waits_for(
+    env: WorkflowEnvironment, keyring: Keyring | None
+) -> None:
+    """Which attempt is next and when, and why the last one failed; also when no worker is there to ask."""
+    client = await env.connect_client(data_converter=data_converter(keyring=keyring))
+    api = Api(client, app=shop(on_outage="park"))
+
+    def busy(messages: list[Message]) -> ProviderReply:
+        raise ApplicationError("Overloaded", type="model_overloaded", next_retry_delay=timedelta(minutes=3))
+
+    async def call_of(run_id: str) -> dict[str, Any]:
+        run = await api.get(f"/v1/runs/{run_id}")
+        assert [call["attempt"] for call in run["pending_calls"]] == [2]
+        return {**run["pending_calls"][0], "live": run["live"]}
+
+    async with api.http:
+        async with api.worker(busy):
+            run_id = await api.start()
+            parked = await eventually(lambda: call_of(run_id), what="the second attempt")
+        stored = await call_of(run_id)
+        await api.http.post(f"/v1/runs/{run_id}/cancel")
+
+    assert (parked["activity"], parked["running"], parked["max_attempts"]) == ("call_model", False, None)
+    assert parked["last_failure"] == {"type": "model_overloaded", "message": "Overloaded"}
+    wait = datetime.fromisoformat(parked["next_attempt_at"]) - datetime.now(UTC)
+    assert timedelta(minutes=2) < wait <= timedelta(minutes=3)
+    assert stored == {**parked, "live": False}
 
 
 async def test_a_waiting_run_is_known_without_a_worker(api: Api) -> None:

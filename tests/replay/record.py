@@ -20,13 +20,16 @@ from typing import Final
 from google.protobuf.message import Message as Proto
 from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
-from perdure import App
+from perdure import App, Limits
 from perdure.codec import data_converter
 from perdure.contracts import Finish, PendingApproval
 from perdure.history import export, fetch_executions, load
+from perdure.messages import Message
 from perdure.testing import eventually
+from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
 from tests.harness import (
     Handle,
@@ -169,6 +172,37 @@ async def steered(client: Client) -> Handle:
     return handle
 
 
+async def outage(client: Client) -> Handle:
+    """A run whose second model answers at its first step, and none at its second, so that it apologises."""
+    app, asked = App(), list[int]()
+
+    @app.tool()
+    def find_order(order_id: str) -> str:
+        """Find an order."""
+        return f"{order_id} was delivered"
+
+    def second_of_three(messages: Sequence[Message]) -> ProviderReply:
+        asked.append(len(messages))
+        if len(asked) != 2:
+            raise ApplicationError("Overloaded", type="model_overloaded")
+        return wish(("find_order", {"order_id": "1042"}))
+
+    app.add(
+        agent(
+            name="support",
+            fallbacks=("in-process:spare",),
+            tools=("find_order",),
+            on_outage="answer",
+            outage_message="Please call us.",
+            limits=Limits(model_attempts=1),
+        )
+    )
+    async with serving(client, app, InProcessModel(second_of_three)) as settings:
+        handle = await start(client, app, settings, text="Where is order 1042?")
+        await handle.result()
+    return handle
+
+
 RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
@@ -176,6 +210,7 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "running": running,
     "continued": continued,
     "steered": steered,
+    "outage": outage,
 }
 SUGGESTING: Final = (
     "--dynamic-config-value",

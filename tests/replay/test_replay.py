@@ -110,7 +110,7 @@ async def test_the_debugger_stops_in_the_workflow_where_a_step_is_called_and_whe
     """Both times the run's own variables are there, and 'next' goes on in the run's code."""
     written = io.StringIO()
     commands = io.StringIO(
-        "p ('called', step)\ncontinue\np ('back', __return__.finish.value)\nnext\nnext\nwhere\nquit\n"
+        "p ('called', step)\ncontinue\np ('back', __return__.finish.value)\nnext\nnext\nstep\nnext\nwhere\nquit\n"
     )
     debugger = StepDebugger(5, stdin=commands, stdout=written)
 

@@ -39,6 +39,18 @@ def test_a_once_tool_is_tried_once() -> None:
     assert attempts(Effect.ONCE, max_attempts=3) == 1
 
 
+def test_a_parked_run_asks_again_for_as_long_as_it_may_run() -> None:
+    """Others give up after their attempts; pauses grow to minutes, so that a parked run costs next to nothing."""
+    spec = AgentSpec(name="tester", version="1", model="anthropic:any")
+    parked = spec.model_copy(update={"on_outage": "park"})
+    limits = Limits(model_attempts=3)
+
+    retries = [model_options(each, limits, step=1)["retry_policy"] for each in (spec, parked)]
+
+    assert [policy.maximum_attempts for policy in retries] == [3, 0]
+    assert [policy.maximum_interval for policy in retries] == [timedelta(minutes=1), timedelta(minutes=5)]
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -19,6 +19,7 @@ import pytest
 from perdure.errors import ConfigurationError
 from perdure.messages import (
     AssistantMessage,
+    JsonObject,
     Message,
     OpaquePart,
     TextPart,
@@ -272,21 +273,53 @@ async def test_retry_after_comes_in_three_forms(fault: Fault, name: str, read: C
 
 
 async def test_usage_is_plausible_and_can_be_set() -> None:
-    """Usage follows the size of the request, counts marked caches, and is what the turn says if it says so."""
+    """Usage follows the size of the request, counts what was cached, and is what the turn says if it says so."""
     body = after_one_call("anthropic")
-    body["messages"][-1]["content"][0]["cache_control"] = {"type": "ephemeral"}
-    body["system"] = "Be kind. " * 1000
+    body["system"] = [{"type": "text", "text": "Be kind. " * 1000, "cache_control": {"type": "ephemeral"}}]
     exact = Usage(input_tokens=100, cache_read_tokens=60, cache_write_tokens=30, output_tokens=5)
 
     async with ScriptedModel(lambda request: Turn("ok")) as model:
-        estimated = (await post(model, "anthropic", body)).json()["usage"]
+        first, second = [(await post(model, "anthropic", body)).json()["usage"] for _ in range(2)]
     async with ScriptedModel(lambda request: Turn("ok", usage=exact)) as model:
         said = (await post(model, "anthropic", body)).json()["usage"]
 
-    assert estimated["cache_read_input_tokens"] > 2000
-    assert sum(estimated[key] for key in estimated if key.endswith("input_tokens")) == pytest.approx(2400, rel=0.1)
+    for estimated in (first, second):
+        assert sum(estimated[key] for key in estimated if key.endswith("input_tokens")) == pytest.approx(2400, rel=0.1)
+    assert first["cache_read_input_tokens"] == 0
+    assert first["cache_creation_input_tokens"] == second["cache_read_input_tokens"] > 2000
     assert said["input_tokens"] == 10
     assert (said["cache_read_input_tokens"], said["cache_creation_input_tokens"], said["output_tokens"]) == (60, 30, 5)
+
+
+@pytest.mark.parametrize(
+    ("marked", "refusal"),
+    [
+        ([{"type": "text", "text": f"{number}"} for number in range(5)], "A maximum of 4 blocks"),
+        ([{"type": "thinking", "thinking": "hm", "signature": "s"}], "thinking"),
+    ],
+)
+async def test_marks_for_the_cache_are_refused_as_the_vendor_does(marked: list[JsonObject], refusal: str) -> None:
+    """A client that marks too much, or what cannot be marked, learns it here and not from its bill."""
+    content = [{**block, "cache_control": {"type": "ephemeral"}} for block in marked]
+    body = {**after_one_call("anthropic"), "messages": [{"role": "user", "content": content}]}
+
+    async with ScriptedModel(lambda request: Turn("ok")) as model:
+        response = await post(model, "anthropic", body)
+
+    assert response.status_code == 400
+    assert refusal in response.json()["error"]["message"]
+
+
+async def test_calls_that_share_an_id_are_refused_as_anthropic_does() -> None:
+    """A conversation that another server began may hold such calls."""
+    body = after_one_call("anthropic")
+    body["messages"] = [*body["messages"], *body["messages"][1:]]
+
+    async with ScriptedModel(lambda request: Turn("ok")) as model:
+        response = await post(model, "anthropic", body)
+
+    assert response.status_code == 400
+    assert "`tool_use` ids must be unique" in response.json()["error"]["message"]
 
 
 async def test_requests_are_recorded_for_this_process_and_others() -> None:

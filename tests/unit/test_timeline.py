@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from perdure.contracts import RunStatus, Totals, Usage
+from perdure.contracts import RunStatus, SkippedModel, Totals, Usage
 from perdure.events import RunEvent
 from perdure.history import load, project
 from perdure_workers.plain_text import bill, block, call, line, money, span, tokens
 from perdure_workers.timeline import show, watch
-from tests.unit.handmade import Handmade, outcome, wish, words
+from tests.unit.handmade import Handmade, model_call, outcome, reply, wish, words
 from tests.unit.test_events import TIMEOUT
 
 HISTORIES = Path(__file__).parents[1] / "replay" / "histories"
@@ -54,6 +54,21 @@ def test_a_timeline_tells_who_steered_the_run() -> None:
     ):
         assert piece in text, piece
     assert " signal " not in text
+
+
+def test_a_timeline_tells_why_another_model_answered_and_what_was_cached() -> None:
+    """Whoever reads the bill sees which model it is for, why it was not the first, and what the cache spared."""
+    history = Handmade()
+    scheduled = history.schedule("call_model", model_call(1))
+    history.start(scheduled)
+    skipped = SkippedModel(model="anthropic:claude", error_type="model_overloaded", why="Overloaded (request r-1)")
+    usage = Usage(input_tokens=1000, cache_read_tokens=820, output_tokens=5)
+    history.complete(scheduled, reply(words("hello")).model_copy(update={"skipped": (skipped,), "usage": usage}))
+
+    text = " ".join(shown(history.events, width=100).split())
+
+    assert "1.0k→5 tok, 82% cached" in text
+    assert "not anthropic:claude: model_overloaded: Overloaded (request r-1)" in text
 
 
 def test_a_run_can_be_read_from_its_timeline() -> None:

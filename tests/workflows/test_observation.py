@@ -7,10 +7,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 
 from perdure import App
 from perdure.errors import SettingsError
+from perdure.messages import Message
 from perdure.telemetry import configure_tracing
+from perdure_activities.providers.provider import ProviderReply
 from perdure_workers import interceptors
 from tests.harness import InProcessModel, agent, answer, in_turns, serving, start, wish
 
@@ -39,9 +42,34 @@ async def test_model_and_tool_calls_are_spans_without_content(client: Client, mo
     attributes = [dict(span.attributes or {}) for span in spans]
     assert {each["gen_ai.conversation.id"] for each in attributes} == {handle.id}
     assert attributes[0]["gen_ai.usage.input_tokens"] == 10
+    assert attributes[0]["perdure.model"] == "in-process:scripted"
+    assert attributes[0]["perdure.skipped_models"] == ()
     assert attributes[1]["gen_ai.tool.name"] == "find"
     assert attributes[2]["gen_ai.response.finish_reasons"] == ("stop",)
     assert "secret" not in str(attributes).lower()
+
+
+async def test_a_span_names_the_models_that_did_not_answer(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of the agent's models the call is for, and by what name of an error the others were passed over."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    app, asked = App(), list[int]()
+    app.add(agent(fallbacks=("in-process:spare",)))
+
+    def second_time(messages: list[Message]) -> ProviderReply:
+        asked.append(len(messages))
+        if len(asked) == 1:
+            raise ApplicationError("Overloaded", type="model_overloaded")
+        return answer("here")
+
+    async with serving(client, app, InProcessModel(second_time)) as settings:
+        await (await start(client, app, settings)).result()
+
+    [span] = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["perdure.model"] == "in-process:spare"
+    assert span.attributes["perdure.skipped_models"] == ("in-process:scripted: model_overloaded",)
 
 
 def test_tracing_without_its_exporter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,8 @@ def _outcome(result: object) -> dict[str, AttributeValue]:
     if isinstance(result, ModelReply):
         return {
             "gen_ai.response.model": result.model,
+            "perdure.model": result.reference,
+            "perdure.skipped_models": [f"{skipped.model}: {skipped.error_type}" for skipped in result.skipped],
             "gen_ai.response.finish_reasons": [result.finish.value],
             "gen_ai.usage.input_tokens": result.usage.input_tokens,
             "gen_ai.usage.output_tokens": result.usage.output_tokens,

@@ -48,8 +48,9 @@ def span(time: timedelta) -> str:
 
 
 def tokens(usage: Usage) -> str:
-    """Return tokens in and out: `1.2k→42 tok`."""
-    return f"{_count(usage.input_tokens)}→{_count(usage.output_tokens)} tok"
+    """Return tokens in and out, and what part of the input came out of a cache: `1.2k→42 tok, 80% cached`."""
+    cached = f", {usage.cached_share:.0%} cached" if usage.cache_read_tokens and usage.cached_share else ""
+    return f"{_count(usage.input_tokens)}→{_count(usage.output_tokens)} tok{cached}"
 
 
 def money(cost: Decimal | None) -> str:

@@ -17,6 +17,7 @@ from perdure.app import App
 from perdure.codec import data_converter, require_encryption
 from perdure.errors import ConfigurationError
 from perdure.settings import Settings
+from perdure_activities.breaker import Breaker, breaker_for
 from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
@@ -43,7 +44,12 @@ class Perdure(SimplePlugin):
     """
 
     def __init__(
-        self, app: App, *, settings: Settings | None = None, providers: Mapping[str, Provider] | None = None
+        self,
+        app: App,
+        *,
+        settings: Settings | None = None,
+        providers: Mapping[str, Provider] | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         """Assemble the runtime for one process.
 
@@ -51,6 +57,7 @@ class Perdure(SimplePlugin):
             app: Agents and tools.
             settings: Default: `PERDURE_*` variables and `perdure.toml`.
             providers: Model providers by prefix; default: the built-in ones.
+            breaker: Keeps models that fail from being called; default: circuits as the settings have them.
         """
         settings = settings or Settings()
         if settings.policy is not None:
@@ -60,8 +67,14 @@ class Perdure(SimplePlugin):
         self._encrypts = bool(settings.encryption_keys)
         self.providers = dict(default_providers() if providers is None else providers)
         self.transcripts = Transcripts(max_bytes=settings.transcript_cache_mb * 1024 * 1024)
+        self._circuits = breaker_for(settings)
         model = ModelActivities(
-            app, providers=self.providers, transcripts=self.transcripts, prices=settings.prices, worker=worker
+            app,
+            providers=self.providers,
+            transcripts=self.transcripts,
+            breaker=breaker or self._circuits,
+            prices=settings.prices,
+            worker=worker,
         )
         self._tools = tools = ToolActivities(
             app, transcripts=self.transcripts, worker=worker, threads=settings.max_concurrent_activities
@@ -113,5 +126,6 @@ class Perdure(SimplePlugin):
             yield
         finally:
             self._tools.close()
+            await self._circuits.close()
             for provider in self.providers.values():
                 await provider.close()

@@ -155,6 +155,8 @@ class Timeline:
         used = f"{tokens(event.usage)}  {money(event.cost_usd)}  {span(event.duration)}"
         self._row(event, "model", line(event.model), used)
         self._retries(event)
+        for skipped in event.skipped:
+            self._detail(f"not {skipped.model}: {skipped.error_type}: {skipped.why}")
         if event.finish not in (Finish.STOP, Finish.TOOL_CALLS):
             self._detail(f"stopped: {event.finish} {event.detail}")
         if event.text:

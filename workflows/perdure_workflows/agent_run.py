@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
         cut,
     )
     from perdure.messages import Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
+    from perdure.outage import TRANSCRIPT_LOST, is_outage
     from perdure.search_attributes import ALL
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.cancellation import raise_if_cancelled
@@ -118,7 +119,10 @@ class AgentRun:
                 await self._adopt_if_due()
                 if self._steering.paused is None:  # it may have been paused meanwhile
                     self._hear_people()
-                    self._hear(await self._call_model())
+                    reply = await self._call_model()
+                    if isinstance(reply, RunError):
+                        return self._stop(RunStatus.COMPLETED, output=self._arguments.spec.outage_message, error=reply)
+                    self._hear(reply)
                     if not self._is_answered:
                         raise_if_cancelled()
             if not self._turn_is_open and self._should_continue_as_new():
@@ -199,7 +203,8 @@ class AgentRun:
         """Return the agent that the run is pinned to."""
         return self._arguments.spec
 
-    async def _call_model(self) -> ModelReply:
+    async def _call_model(self) -> ModelReply | RunError:
+        """Return the model's reply; or why there is none, if the agent then has a message of its own to answer."""
         step = self._next_step()
         self._publication.doing(f"**Step {step}**: the model `{self._arguments.spec.model}` is answering.")
         call = ModelCall(
@@ -219,7 +224,10 @@ class AgentRun:
             return await workflow.execute_activity(call_model, call, **options)
         except ActivityError as error:
             raise_if_cancelled(error)
-            self._fail(_model_error(error))
+            why = _model_error(error)
+            if self._arguments.spec.on_outage == "answer" and is_outage(why.type):
+                return why
+            self._fail(why)
 
     def _hear_people(self) -> None:
         """Let what people said meanwhile join the conversation; a final answer then was not the last word."""
@@ -392,7 +400,7 @@ class AgentRun:
                 page = await workflow.execute_activity(adopt_transcript, wanted, **transcript_options())
             except ActivityError as error:
                 raise_if_cancelled(error)
-                self._fail(RunError(type="transcript_lost", message=f"earlier messages cannot be read: {error.cause}"))
+                self._fail(RunError(type=TRANSCRIPT_LOST, message=f"earlier messages cannot be read: {error.cause}"))
             self._transcript.adopt(page)
             raise_if_cancelled()
 

@@ -18,18 +18,14 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=5)
 """The runtime beats once a second: after five seconds of silence the worker is dead, or as good as."""
 TIMEOUT_MARGIN = timedelta(seconds=5)
 """Added to what the activity enforces itself, with a better message, before the server steps in."""
-MODEL_ATTEMPTS = 10
+LONGEST_MODEL_PAUSE = timedelta(minutes=1)
+LONGEST_PARKED_PAUSE = timedelta(minutes=5)
 RUNTIME_ATTEMPTS = 10
 LOST_ATTEMPTS = 5
 """Attempts at a repeatable tool that may be lost with their workers, beside those that its author lets it fail."""
 CHECK_TIMEOUT = timedelta(seconds=10)
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
 
-_MODEL_RETRIES = RetryPolicy(
-    initial_interval=timedelta(seconds=1),
-    maximum_interval=timedelta(minutes=1),
-    maximum_attempts=MODEL_ATTEMPTS,
-)
 _RUNTIME_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10), maximum_attempts=RUNTIME_ATTEMPTS
 )
@@ -46,11 +42,16 @@ class ActivityOptions(TypedDict):
 
 
 def model_options(spec: AgentSpec, limits: Limits, *, step: int) -> ActivityOptions:
-    """For one model call: retried with backoff, as the error table allows."""
+    """For one model call: retried with backoff, as the error table allows; for a run that parks, until its end."""
+    parks = spec.on_outage == "park"
     return _options(
         timeout=limits.model_timeout + TIMEOUT_MARGIN,
         heartbeat=HEARTBEAT_TIMEOUT,
-        retries=_MODEL_RETRIES,
+        retries=RetryPolicy(
+            initial_interval=timedelta(seconds=1),
+            maximum_interval=LONGEST_PARKED_PAUSE if parks else LONGEST_MODEL_PAUSE,
+            maximum_attempts=0 if parks else limits.model_attempts,
+        ),
         summary=f"model {spec.model_name} · step {step}",
     )
 

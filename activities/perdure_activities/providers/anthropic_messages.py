@@ -2,11 +2,16 @@
 
 The protocol: https://docs.anthropic.com/en/api/messages-streaming. Thinking comes back to Anthropic exactly as it was
 signed; a reply counts only with its `stop_reason` and `message_stop`.
+
+Anthropic caches what a request marks, in four places at most (https://docs.anthropic.com/en/docs/build-with-claude/
+prompt-caching): the last tool, the instructions, the conversation's end, and where it ended in the call before. The
+fourth is found where the third would miss: Anthropic looks for a cached beginning no further than 20 blocks back, and
+a turn of many parallel calls has more. Marks are put between the bytes of messages that were serialised long ago.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -28,24 +33,27 @@ from perdure.messages import (
     UserMessage,
 )
 from perdure_activities.providers.encoding import (
+    call_id,
     clean,
     clean_text,
     count,
     object_of,
     parse_arguments,
+    plain,
     text_of,
     to_json,
     tool_name,
 )
 from perdure_activities.providers.exchange import EventStream, Heads, LazyClient, exchange, settled
 from perdure_activities.providers.posture import BrokenReplyError, missing_key
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
 WIRE: Final = "anthropic"
 VENDOR: Final = "Anthropic"
+MAX_CALL_ID: Final = 64
 
 FINISHES: Final[Mapping[str, Finish]] = {
     "end_turn": Finish.STOP,
@@ -68,6 +76,11 @@ _DELTAS: Final[Mapping[str, str]] = {
 
 _THINKING: Final = ("thinking", "redacted_thinking")
 
+_CACHED: Final = {"cache_control": {"type": "ephemeral"}}
+_MARK: Final = b"," + to_json(_CACHED)[1:-1]
+_END_OF_MESSAGE: Final = b"}]}"
+"""Of its last block, its list of blocks, and itself: `encode` gives every message this end."""
+
 
 class AnthropicMessages:
     """The provider `anthropic:`; set up by `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL` and the SDK's other variables."""
@@ -79,13 +92,15 @@ class AnthropicMessages:
     def __init__(self) -> None:
         self._client = LazyClient(_connect, vendor=VENDOR)
         self._heads = Heads(_head)
+        self._marked_heads = Heads(_marked_head)
 
     def encode(self, message: Message) -> bytes:
         """Return the message as JSON items joined by commas; see `Provider.encode`."""
         match message:
             case UserMessage():
                 # Empty text is refused, and without any message so is the request.
-                return to_json({"role": "user", "content": message.text if message.text.strip() else "(no text)"})
+                text = message.text if message.text.strip() else "(no text)"
+                return to_json({"role": "user", "content": [{"type": "text", "text": text}]})
             case AssistantMessage():
                 return _encode_reply(message)
             case ToolMessage():
@@ -93,13 +108,23 @@ class AnthropicMessages:
                 return to_json({"role": "user", "content": content}) if content else b""
 
     async def call(
-        self, spec: AgentSpec, messages: bytes, *, timeout: timedelta, on_text: Callable[[str], None]
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Make one call; see `Provider.call`."""
         from anthropic import AsyncStream
 
         client = await self._client.get()
-        body = b"".join((self._heads.of(spec), messages, b"]}"))
+        if cache is None:
+            body = b"".join((self._heads.of(spec), messages, b"]}"))
+        else:
+            ends = _cached_ends(spec, len(messages), cache)
+            body = b"".join((self._marked_heads.of(spec), *_marked(messages, ends), b"]}"))
 
         async def open_stream(limits: httpx2.Timeout) -> EventStream:
             return await client.post(
@@ -271,13 +296,23 @@ def _block(part: Part) -> JsonObject | None:
             # Text of nothing but whitespace is refused.
             return {"type": "text", "text": part.text} if part.text.strip() else None
         case ToolCallPart():
-            return {"type": "tool_use", "id": part.id, "name": tool_name(part.name), "input": part.arguments}
+            return {
+                "type": "tool_use",
+                "id": _tool_use_id(part.id),
+                "name": tool_name(part.name),
+                "input": part.arguments,
+            }
         case OpaquePart():
             return part.data if part.wire == WIRE else None
 
 
+def _tool_use_id(id_: str) -> str:
+    """Write the id of a call, perhaps another server's: Anthropic takes fewer characters in it than others use."""
+    return call_id(plain(id_), limit=MAX_CALL_ID)
+
+
 def _result_block(result: ToolResult) -> JsonObject:
-    block: JsonObject = {"type": "tool_result", "tool_use_id": result.call_id}
+    block: JsonObject = {"type": "tool_result", "tool_use_id": _tool_use_id(result.call_id)}
     if result.content.strip():
         block["content"] = result.content
     elif result.is_error:
@@ -288,6 +323,20 @@ def _result_block(result: ToolResult) -> JsonObject:
 
 def _head(spec: AgentSpec) -> bytes:
     """Serialise everything before the messages; the caller adds them and closes the list and the body."""
+    return to_json(_head_of(spec))[:-1] + b',"messages":['
+
+
+def _marked_head(spec: AgentSpec) -> bytes:
+    """Serialise the same with what is to be cached marked."""
+    body = _head_of(spec)
+    if "system" in body:
+        body["system"] = [{"type": "text", "text": body["system"], **_CACHED}]
+    if "tools" in body:
+        body["tools"][-1] |= _CACHED
+    return to_json(body)[:-1] + b',"messages":['
+
+
+def _head_of(spec: AgentSpec) -> JsonObject:
     body: JsonObject = {"model": spec.model_name, "max_tokens": spec.max_output_tokens, "stream": True}
     if spec.instructions.strip():
         body["system"] = spec.instructions
@@ -298,7 +347,27 @@ def _head(spec: AgentSpec) -> bytes:
         ]
     if spec.temperature is not None:
         body["temperature"] = spec.temperature
-    return to_json(body)[:-1] + b',"messages":['
+    return body
+
+
+def _cached_ends(spec: AgentSpec, size: int, cache: PromptCache) -> list[int]:
+    """Return where in the messages a mark belongs: where they ended in the call before, and where they end now.
+
+    The only call of an agent without tools marks none: writing to a cache costs more than it would ever spare.
+    """
+    ends = [cache.sent, size] if spec.tools or cache.sent else []
+    return [end for end in ends if end]
+
+
+def _marked(messages: bytes, ends: list[int]) -> Iterator[bytes | memoryview]:
+    """Yield the messages with a mark in the last block of each that ends at one of these places."""
+    begin = 0
+    for end in ends:
+        inside = end - len(_END_OF_MESSAGE)
+        yield memoryview(messages)[begin:inside]
+        yield _MARK
+        begin = inside
+    yield memoryview(messages)[begin:]
 
 
 def _connect() -> AsyncAnthropic:

@@ -6,6 +6,7 @@ they are dealt with here, where they come in, and not by the run that would fail
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -67,9 +68,24 @@ def parse_arguments(raw: str) -> JsonObject | None:
     return cleaned
 
 
+def plain(name: str) -> str:
+    """Replace what providers take in no name: all but ASCII letters, digits, `_` and `-`."""
+    return _NOT_IN_NAMES.sub("_", name)
+
+
 def tool_name(name: str) -> str:
     """Return a name that a provider takes back; models make up ones that it refuses in the next request."""
-    return _NOT_IN_NAMES.sub("_", name)[:64] or "unknown"
+    return plain(name)[:64] or "unknown"
+
+
+def call_id(id_: str, *, limit: int) -> str:
+    """Return the id of a call, or another in place of one that is longer than its reader takes.
+
+    Args:
+        id_: As the server that made the call wrote it.
+        limit: The most characters of the server that reads it.
+    """
+    return id_ if len(id_) <= limit else hashlib.blake2b(id_.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def count(value: object) -> int:

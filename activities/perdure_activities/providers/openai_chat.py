@@ -28,6 +28,7 @@ from perdure.messages import (
     UserMessage,
 )
 from perdure_activities.providers.encoding import (
+    call_id,
     clean_text,
     count,
     joined,
@@ -39,11 +40,12 @@ from perdure_activities.providers.encoding import (
     tool_name,
 )
 from perdure_activities.providers.exchange import Heads, settled
-from perdure_activities.providers.openai_client import OpenAIClient
+from perdure_activities.providers.openai_client import OpenAIClient, cache_key
 from perdure_activities.providers.posture import BrokenReplyError
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 
 WIRE: Final = "openai-chat"
+MAX_CALL_ID: Final = 40
 
 FINISHES: Final[Mapping[str, Finish]] = {
     "stop": Finish.STOP,
@@ -84,21 +86,28 @@ class OpenAIChat:
                 return joined(
                     {
                         "role": "tool",
-                        "tool_call_id": result.call_id,
+                        "tool_call_id": call_id(result.call_id, limit=MAX_CALL_ID),
                         "content": f"Error: {result.content}" if result.is_error else result.content,
                     }
                     for result in message.results
                 )
 
     async def call(
-        self, spec: AgentSpec, messages: bytes, *, timeout: timedelta, on_text: Callable[[str], None]
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Make one call; see `Provider.call`."""
         # OpenAI's reasoning models refuse `max_tokens`; older compatible servers know nothing else.
-        heads = self._own_heads if await self._client.speaks_to_openai() else self._compatible_heads
-        head = heads.of(spec)
+        own = await self._client.speaks_to_openai()
+        head = (self._own_heads if own else self._compatible_heads).of(spec)
         comma = b"" if head.endswith(b"[") or not messages else b","
-        body = b"".join((head, comma, messages, b"]}"))
+        # Compatible servers cache by themselves too, and some refuse what they do not know.
+        body = b"".join((head, comma, messages, b"]", cache_key(cache if own else None), b"}"))
         builder = CompletionBuilder(on_text, priced_model=spec.model_name)
         return await self._client.call("/chat/completions", body, builder, timeout=timeout)
 
@@ -256,7 +265,7 @@ def _encode_reply(message: AssistantMessage) -> bytes:
 def _call_item(part: ToolCallPart) -> JsonObject:
     # Malformed arguments go back as {}: the chat templates of vLLM and llama.cpp parse them, and fail on the original.
     function = {"name": tool_name(part.name), "arguments": to_json(part.arguments).decode()}
-    return {"id": part.id, "type": "function", "function": function}
+    return {"id": call_id(part.id, limit=MAX_CALL_ID), "type": "function", "function": function}
 
 
 def _head(spec: AgentSpec, *, limit: str) -> bytes:

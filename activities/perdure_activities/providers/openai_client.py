@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 
+from perdure_activities.providers.encoding import to_json
 from perdure_activities.providers.exchange import EventStream, LazyClient, ReplyBuilder, exchange
 from perdure_activities.providers.posture import missing_key
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -57,6 +58,14 @@ class OpenAIClient:
     async def close(self) -> None:
         """Release connections."""
         await self._client.close()
+
+
+def cache_key(cache: PromptCache | None) -> bytes:
+    """Return the field that names what a request belongs to, to follow a list in its body.
+
+    OpenAI caches by itself. The key only has requests of one beginning reach the same machine.
+    """
+    return b"" if cache is None else b',"prompt_cache_key":' + to_json(cache.key)
 
 
 def _connect() -> AsyncOpenAI:

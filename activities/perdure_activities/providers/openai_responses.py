@@ -25,6 +25,7 @@ from perdure.messages import (
     UserMessage,
 )
 from perdure_activities.providers.encoding import (
+    call_id,
     clean,
     clean_text,
     count,
@@ -37,9 +38,9 @@ from perdure_activities.providers.encoding import (
     tool_name,
 )
 from perdure_activities.providers.exchange import Heads, settled
-from perdure_activities.providers.openai_client import OpenAIClient
+from perdure_activities.providers.openai_client import OpenAIClient, cache_key
 from perdure_activities.providers.posture import BrokenReplyError, StreamFailedError
-from perdure_activities.providers.provider import ProviderReply
+from perdure_activities.providers.provider import PromptCache, ProviderReply
 
 WIRE: Final = "openai-responses"
 
@@ -49,6 +50,7 @@ INCOMPLETE: Final[Mapping[str, Finish]] = {
 }
 """Reasons for an incomplete response; one that is not here ends the turn, with its name in the reply's detail."""
 
+MAX_CALL_ID: Final = 64
 MIN_OUTPUT_TOKENS: Final = 16
 """The Responses API refuses less."""
 
@@ -81,17 +83,23 @@ class OpenAIResponses:
                 return joined(
                     {
                         "type": "function_call_output",
-                        "call_id": result.call_id,
+                        "call_id": call_id(result.call_id, limit=MAX_CALL_ID),
                         "output": f"Error: {result.content}" if result.is_error else result.content,
                     }
                     for result in message.results
                 )
 
     async def call(
-        self, spec: AgentSpec, messages: bytes, *, timeout: timedelta, on_text: Callable[[str], None]
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Make one call; see `Provider.call`."""
-        body = b"".join((self._heads.of(spec), messages, b"]}"))
+        body = b"".join((self._heads.of(spec), messages, b"]", cache_key(cache), b"}"))
         return await self._client.call("/responses", body, ResponseBuilder(on_text), timeout=timeout)
 
     async def close(self) -> None:
@@ -216,7 +224,12 @@ def _reply_items(message: AssistantMessage) -> list[JsonObject]:
 
 def _call_item(part: ToolCallPart) -> JsonObject:
     arguments = to_json(part.arguments).decode() if part.malformed is None else part.malformed or "{}"
-    return {"type": "function_call", "call_id": part.id, "name": tool_name(part.name), "arguments": arguments}
+    return {
+        "type": "function_call",
+        "call_id": call_id(part.id, limit=MAX_CALL_ID),
+        "name": tool_name(part.name),
+        "arguments": arguments,
+    }
 
 
 def _head(spec: AgentSpec) -> bytes:

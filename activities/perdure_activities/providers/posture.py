@@ -1,19 +1,28 @@
-"""What Temporal is to do about a failed model call: one table from any exception to an `ApplicationError`.
+"""What is to be done about a failed model call: one table from any exception to an `ApplicationError`.
 
-| failure | type | retried |
-|---|---|---|
-| 400, 413, 422 and other 4xx | `model_request_rejected` | no |
-| 400 because the conversation is too long | `context_window` | no |
-| 401, 403, no key | `model_authentication` | no |
-| 402, 429 for want of money | `model_quota_exhausted` | no |
-| 404 | `model_not_found` | no |
-| 408, timeouts | `model_timeout` | yes |
-| 409, 5xx | `model_server_error` | yes |
-| 429 | `model_rate_limited` | yes, after retry-after |
-| 503, 529 | `model_overloaded` | yes, after retry-after |
-| variables no client can be made of, an address no request can be sent to | `model_configuration` | no |
-| no connection, or a lost one | `model_connection` | yes |
-| a reply cut short or unreadable | `model_reply_broken` | yes |
+| failure | type | retried | next model | opens the circuit |
+|---|---|---|---|---|
+| 400, 413, 422 and other 4xx | `model_request_rejected` | no | no | no |
+| 400 because the conversation is too long | `context_window` | no | yes | no |
+| 401, 403, no key | `model_authentication` | no | yes | no |
+| 402, 429 for want of money | `model_quota_exhausted` | no | yes | no |
+| 404 | `model_not_found` | no | yes | no |
+| 408, timeouts | `model_timeout` | yes | yes | yes |
+| 409, 5xx | `model_server_error` | yes | yes | yes |
+| 429 | `model_rate_limited` | yes, after retry-after | yes | no |
+| 503, 529 | `model_overloaded` | yes, after retry-after | yes | yes |
+| variables no client can be made of, an address no request can be sent to | `model_configuration` | no | yes | no |
+| no connection, or a lost one | `model_connection` | yes | yes | yes |
+| a reply cut short or unreadable | `model_reply_broken` | yes | yes | yes |
+| the model failed too often of late, and is left alone | `circuit_open` | yes, when it is tried again | yes | no |
+
+The next model of the agent's chain is asked at once whenever it may know better: it has its own key, quota, capacity,
+context window and network. A rejected request is the exception. The mistake is in the agent or in Perdure, it is there
+each time, and an answer of the second model would hide it for good. What a model says in a reply, a refusal too, is an
+answer and no failure: to ask another model until one agrees is not for us to decide.
+
+A circuit opens by what tells that the model or the way to it is ill. A rate limit says when to come back, and the other
+4xx are about us; they tell of a server that answers.
 
 An error event inside a stream that began with 200 is treated as the status its name stands for. A provider's
 `x-should-retry: false` is honoured, as it knows that the same request fails again (a request above the whole rate
@@ -36,6 +45,7 @@ from typing import Final, Protocol, runtime_checkable
 import httpx2
 from temporalio.exceptions import ApplicationError
 
+from perdure import outage
 from perdure.messages import JsonObject
 from perdure_activities.providers.encoding import clean_text
 
@@ -66,20 +76,43 @@ class Posture:
 
     type: str
     retried: bool
+    next_model: bool = True
+    opens_circuit: bool = False
 
 
-REJECTED: Final = Posture("model_request_rejected", retried=False)
-CONTEXT_WINDOW: Final = Posture("context_window", retried=False)
+REJECTED: Final = Posture(outage.REQUEST_REJECTED, retried=False, next_model=False)
+CONTEXT_WINDOW: Final = Posture(outage.CONTEXT_WINDOW, retried=False)
 AUTHENTICATION: Final = Posture("model_authentication", retried=False)
 QUOTA: Final = Posture("model_quota_exhausted", retried=False)
 NOT_FOUND: Final = Posture("model_not_found", retried=False)
-TIMEOUT: Final = Posture("model_timeout", retried=True)
-SERVER_ERROR: Final = Posture("model_server_error", retried=True)
+TIMEOUT: Final = Posture("model_timeout", retried=True, opens_circuit=True)
+SERVER_ERROR: Final = Posture("model_server_error", retried=True, opens_circuit=True)
 RATE_LIMITED: Final = Posture("model_rate_limited", retried=True)
-OVERLOADED: Final = Posture("model_overloaded", retried=True)
+OVERLOADED: Final = Posture("model_overloaded", retried=True, opens_circuit=True)
 CONFIGURATION: Final = Posture("model_configuration", retried=False)
-CONNECTION: Final = Posture("model_connection", retried=True)
-BROKEN: Final = Posture("model_reply_broken", retried=True)
+CONNECTION: Final = Posture("model_connection", retried=True, opens_circuit=True)
+BROKEN: Final = Posture("model_reply_broken", retried=True, opens_circuit=True)
+CIRCUIT_OPEN: Final = Posture("circuit_open", retried=True)
+
+BY_TYPE: Final[Mapping[str | None, Posture]] = {
+    posture.type: posture
+    for posture in (
+        REJECTED,
+        CONTEXT_WINDOW,
+        AUTHENTICATION,
+        QUOTA,
+        NOT_FOUND,
+        TIMEOUT,
+        SERVER_ERROR,
+        RATE_LIMITED,
+        OVERLOADED,
+        CONFIGURATION,
+        CONNECTION,
+        BROKEN,
+        CIRCUIT_OPEN,
+    )
+}
+"""All rows, by the type that their errors have."""
 
 BY_STATUS: Final[Mapping[int, Posture]] = {
     401: AUTHENTICATION,
@@ -185,6 +218,18 @@ def misconfigured(vendor: str, error: Exception) -> ApplicationError:
     """Return the error for a client that cannot even be made from the SDK's variables and files."""
     said = f"the client for {vendor} cannot be set up: {type(error).__name__}: {error}"
     return _application_error(said, CONFIGURATION)
+
+
+def circuit_open(model: str, retry_after: timedelta | None, *, last: str = "") -> ApplicationError:
+    """Return the error for a model that is left alone for now.
+
+    Args:
+        model: The model, as the agent names it.
+        retry_after: When it will be tried again, as far as that is known.
+        last: What its latest failure was, as far as that is known.
+    """
+    said = f"{model} failed too often of late and is left alone for now"
+    return _application_error(f"{said}; the last time: {last}" if last else said, CIRCUIT_OPEN, delay=retry_after)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:

@@ -27,6 +27,16 @@ class ProviderReply:
     """The response as genai-prices reads it: `{"model": …, "usage": {…}}` in the provider's own form."""
 
 
+@dataclass(frozen=True)
+class PromptCache:
+    """What a provider is to know so that its cache serves a run."""
+
+    key: str
+    """Names requests that begin alike, so that they reach the same cache. At most 64 characters, and no secret."""
+    sent: int = 0
+    """Bytes of the messages that the run's call before this one consisted of; 0 for the first."""
+
+
 class Provider(Protocol):
     """One wire protocol of one vendor.
 
@@ -47,7 +57,13 @@ class Provider(Protocol):
         ...
 
     async def call(
-        self, spec: AgentSpec, messages: bytes, *, timeout: timedelta, on_text: Callable[[str], None]
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
     ) -> ProviderReply:
         """Make one call, streaming, without retries of its own.
 
@@ -56,6 +72,7 @@ class Provider(Protocol):
             messages: Comma-joined JSON items, as `encode` makes them.
             timeout: For the whole call.
             on_text: Called with each piece of text as it arrives.
+            cache: Have the provider cache what later calls send again; None leaves everything about it out.
 
         Raises:
             ApplicationError: What Temporal is to do about a failure; see `perdure_activities.providers.posture`.

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from perdure.contracts import RunStatus
+from perdure.contracts import RunError, RunStatus
 from perdure.errors import InvalidInputError
 from perdure_api.runs import Runs
-from perdure_api.schemas import RunDetail, RunFilter, RunSummary
+from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
 from perdure_workers.cli.actions.approvals import print_pending
 from perdure_workers.cli.actions.connection import gateway
@@ -65,7 +65,7 @@ async def show_run(run_id: str, *, as_json: bool, address: str | None) -> None:
         return
     out = console()
     timeline.show(events, out, now=datetime.now(UTC))
-    _print_state(detail, out)
+    print_state(detail, out)
 
 
 async def cancel_run(run_id: str, *, reason: str, address: str | None) -> None:
@@ -124,7 +124,11 @@ def _style(status: RunStatus) -> str:
     return "red"
 
 
-def _print_state(detail: RunDetail, out: Console) -> None:
+def print_state(detail: RunDetail, out: Console) -> None:
+    """Print what the timeline does not say: what a run waits for, and where else to look."""
+    for call in detail.pending_calls:
+        if call.last_failure:
+            out.print(Text(f"\n{_again(call, call.last_failure)}", style="yellow"), soft_wrap=True)
     if detail.paused:
         out.print(f"\npaused; go on with: perdure runs resume {detail.run_id}", style="bold yellow", soft_wrap=True)
     if detail.pending_approvals:
@@ -137,3 +141,12 @@ def _print_state(detail: RunDetail, out: Console) -> None:
         out.print("no worker answers; this is what Temporal has stored", style="yellow")
     if detail.ui_url:
         out.print(Text(f"\nTemporal Web UI  {detail.ui_url}", style="dim"), soft_wrap=True)
+
+
+def _again(call: PendingCall, failure: RunError) -> str:
+    """Say of a call how it has gone so far, and when it is tried again."""
+    of = f" of {call.max_attempts}" if call.max_attempts else ""
+    when = f" in {span(call.next_attempt_at - datetime.now(UTC))}" if call.next_attempt_at else " is under way"
+    return (
+        f"{line(call.activity)}: attempt {call.attempt}{of}{when}, after {line(f'{failure.type}: {failure.message}')}"
+    )
