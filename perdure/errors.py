@@ -6,6 +6,7 @@ PerdureError
 │   ├── DuplicateNameError      two tools, or two agents of one version, share a name
 │   ├── UnknownToolError        an agent names a tool that the app does not have
 │   ├── InvalidToolError        a function cannot become a tool
+│   ├── AuditNotConfiguredError there is no audit
 │   └── SettingsError           a setting's value cannot work
 ├── UnknownAgentError           nobody registered an agent of that name and version
 ├── RunNotFoundError            no run has that id
@@ -15,6 +16,8 @@ PerdureError
 ├── InputTooLargeError          something is over the size Temporal can carry
 ├── InvalidInputError           a value that a caller gave cannot be used
 │   └── IdempotencyKeyReusedError   the key belongs to another request
+├── AuditError                  the audit's store does not do what it must
+│   └── ChainMovedError         another writer has appended to the chain
 ├── HistoryFileError            a file is no exported history
 ├── DecryptionError             a payload cannot be read with the keys at hand
 ├── ServerUnreachableError      the Temporal server does not answer
@@ -53,6 +56,10 @@ class InvalidToolError(ConfigurationError):
     """A function cannot be used as a tool."""
 
 
+class AuditNotConfiguredError(ConfigurationError):
+    """There is no audit."""
+
+
 class SettingsError(ConfigurationError):
     """A setting's value cannot work."""
 
@@ -87,6 +94,14 @@ class InvalidInputError(PerdureError):
 
 class IdempotencyKeyReusedError(InvalidInputError):
     """The idempotency key belongs to another request."""
+
+
+class AuditError(PerdureError):
+    """The audit's store does not do what it must."""
+
+
+class ChainMovedError(AuditError):
+    """The chain does not end where the writer thought: another writer has appended to it."""
 
 
 class HistoryFileError(PerdureError):

@@ -165,7 +165,7 @@ class Projector:
         yield self._ended(stamp, self._memo_result, RunStatus.CANCELLED)
 
     def _terminated(self, terminated: WorkflowExecutionTerminatedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        yield self._ended(stamp, None, RunStatus.TERMINATED, reason=terminated.reason)
+        yield self._ended(stamp, None, RunStatus.TERMINATED, reason=terminated.reason, by=terminated.identity)
 
     def _timed_out(self, _: WorkflowExecutionTimedOutEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
         yield self._ended(stamp, None, RunStatus.TIMED_OUT)
@@ -178,6 +178,7 @@ class Projector:
         *,
         error: RunError | None = None,
         reason: str = "",
+        by: str = "",
     ) -> RunEnded:
         # A run that was ended from outside says nothing itself: what is known of it by then stands in.
         return RunEnded(
@@ -188,6 +189,7 @@ class Projector:
             error=(result.error if result else None) or error,
             totals=result.totals if result else self._activities.totals,
             reason=reason,
+            by=by,
         )
 
 
