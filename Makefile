@@ -10,6 +10,8 @@ COMPOSE := docker compose --env-file $(ENV_FILE) --file docker-compose.temporal.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
+EXTRAS := --extra otel --extra redis --extra storage
+
 # uv brings certificates of its own; with this it trusts those of the machine, as pip does.
 export UV_SYSTEM_CERTS := 1
 
@@ -55,8 +57,8 @@ down: ## Stop the cluster; its volumes stay
 	$(COMPOSE) down
 
 lock: setup ## Renew the lock files from pyproject.toml
-	$(COMPILE) --upgrade --extra dev --extra otel --extra redis --group dev pyproject.toml --output-file requirements.lock
-	$(COMPILE) --constraint requirements.lock --extra otel --extra redis pyproject.toml \
+	$(COMPILE) --upgrade --extra dev $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock $(EXTRAS) pyproject.toml \
 		--output-file deploy/requirements-runtime.lock
 	echo hatchling | $(COMPILE) --constraint requirements.lock - --output-file deploy/requirements-build.lock
 

@@ -77,8 +77,8 @@ class Stage:
 
     def __init__(self, group: ProcessGroup, server: Child, client: Client, folder: Path) -> None:
         self.server = server
+        self.client = client
         self._group = group
-        self._client = client
         self._folder = folder
         self._model_address: str | None = None
 
@@ -92,6 +92,7 @@ class Stage:
         journal: bool = False,
         pause: timedelta = timedelta(0),
         plain: bool = False,
+        audit: str | None = None,
     ) -> WorkerProcess:
         """Start a worker and wait until it polls.
 
@@ -103,14 +104,16 @@ class Stage:
             journal: Write down each call.
             pause: How long each call takes.
             plain: The floor with Temporal's own settings.
+            audit: Where it keeps an audit; `perdure` only.
         """
         queue = queue or f"{kind}-{uuid.uuid4().hex[:8]}"
         journal_file = self._folder / f"{queue}.journal"
         command = [sys.executable, "-m", "benchmarks.worker", kind, "--queue", queue, "--provider", provider]
-        command += ["--address", self._client.service_client.config.target_host, "--pause", str(pause.total_seconds())]
+        command += ["--address", self.client.service_client.config.target_host, "--pause", str(pause.total_seconds())]
         command += ["--plan", str(plan)] if plan else []
         command += ["--journal", str(journal_file)] if journal else []
         command += ["--plain"] if plain else []
+        command += ["--audit", audit] if audit else []
         child = await self._group.start(queue, command, environment=self._environment(), forward=False)
 
         async def polls() -> bool:
@@ -134,7 +137,7 @@ class Stage:
     async def start_run(self, worker: WorkerProcess, plan: Plan, *, provider: str = FIXED) -> PerdureRun:
         """Start a run of Perdure on that worker."""
         app, agent = app_for(plan, provider=provider, tool=tool(None, timedelta(0)))
-        return await self._client.start_workflow(
+        return await self.client.start_workflow(
             AgentRun.run,
             RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits),
             id=f"run-{uuid.uuid4().hex[:12]}",
@@ -143,7 +146,7 @@ class Stage:
 
     async def start_floor_run(self, worker: WorkerProcess, *, turns: int) -> FloorRun:
         """Start a run of the floor on that worker."""
-        return await self._client.start_workflow(
+        return await self.client.start_workflow(
             Floor.run, turns, id=f"floor-{uuid.uuid4().hex[:12]}", task_queue=worker.queue
         )
 
@@ -152,7 +155,7 @@ class Stage:
         chain: list[Execution] = []
         execution_id = (await run.describe()).run_id
         while execution_id:
-            handle = self._client.get_workflow_handle(run.id, run_id=execution_id)
+            handle = self.client.get_workflow_handle(run.id, run_id=execution_id)
             described = await handle.describe()
             history = await handle.fetch_history()
             size = described.raw_description.workflow_execution_info.history_size_bytes

@@ -6,6 +6,7 @@ PerdureError
 │   ├── DuplicateNameError      two tools, or two agents of one version, share a name
 │   ├── UnknownToolError        an agent names a tool that the app does not have
 │   ├── InvalidToolError        a function cannot become a tool
+│   ├── AuditNotConfiguredError there is no audit
 │   ├── SettingsError           a setting's value cannot work
 │   └── PolicyError             a policy, or a table of cases for one, is wrong; says in which line
 ├── UnknownAgentError           nobody registered an agent of that name and version
@@ -16,6 +17,8 @@ PerdureError
 ├── InputTooLargeError          something is over the size Temporal can carry
 ├── InvalidInputError           a value that a caller gave cannot be used
 │   └── IdempotencyKeyReusedError   the key belongs to another request
+├── AuditError                  the audit's store does not do what it must
+│   └── ChainMovedError         another writer has appended to the chain
 ├── HistoryFileError            a file is no exported history
 ├── DecryptionError             a payload cannot be read with the keys at hand
 ├── ServerUnreachableError      the Temporal server does not answer
@@ -52,6 +55,10 @@ class UnknownToolError(ConfigurationError):
 
 class InvalidToolError(ConfigurationError):
     """A function cannot be used as a tool."""
+
+
+class AuditNotConfiguredError(ConfigurationError):
+    """There is no audit."""
 
 
 class SettingsError(ConfigurationError):
@@ -105,6 +112,14 @@ class InvalidInputError(PerdureError):
 
 class IdempotencyKeyReusedError(InvalidInputError):
     """The idempotency key belongs to another request."""
+
+
+class AuditError(PerdureError):
+    """The audit's store does not do what it must."""
+
+
+class ChainMovedError(AuditError):
+    """The chain does not end where the writer thought: another writer has appended to it."""
 
 
 class HistoryFileError(PerdureError):

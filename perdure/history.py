@@ -74,7 +74,7 @@ async def follow_events(client: Client, run_id: str, *, after: str | None = None
         handle = client.get_workflow_handle(run_id, run_id=execution_id)
         projector, execution_id = Projector(execution), ""
         async for history_event in handle.fetch_history_events(wait_new_event=True):
-            await _decode(history_event, client.data_converter)
+            await decode_event(history_event, client.data_converter)
             for event in projector.feed(history_event):
                 if _is_after(event, seen):
                     yield event
@@ -184,7 +184,7 @@ async def _started(client: Client, run_id: str, execution_id: str) -> WorkflowEx
 async def _fetch(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
     history = await client.get_workflow_handle(run_id, run_id=execution_id).fetch_history()
     for event in history.events:
-        await _decode(event, client.data_converter)
+        await decode_event(event, client.data_converter)
     return history
 
 
@@ -195,7 +195,7 @@ class _Attributes(BaseModel):
     stack_trace: str = ""
 
 
-async def _decode(event: HistoryEvent, converter: DataConverter) -> None:
+async def decode_event(event: HistoryEvent, converter: DataConverter) -> None:
     """Replace what an event holds in code by what codec and external storage make of it."""
     for part in _parts(event):
         if isinstance(part, Failure):
@@ -206,6 +206,14 @@ async def _decode(event: HistoryEvent, converter: DataConverter) -> None:
     if event.HasField("workflow_execution_cancel_requested_event_attributes"):
         requested = event.workflow_execution_cancel_requested_event_attributes
         requested.cause = await unseal(requested.cause, converter)
+    elif event.HasField("workflow_execution_terminated_event_attributes"):
+        terminated = event.workflow_execution_terminated_event_attributes
+        terminated.reason = await unseal(terminated.reason, converter)
+
+
+def is_readable(event: HistoryEvent) -> bool:
+    """Whether nothing in a decoded event is encrypted still, as it is for a client that has no keys at all."""
+    return not any(isinstance(part, Payload) and is_encrypted(part) for part in _parts(event))
 
 
 def _spell_out(failure: Failure) -> None:

@@ -99,6 +99,18 @@ class Settings(BaseSettings):
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""
 
+    audit_url: str | None = None
+    """Where the audit is kept: `file:///var/lib/perdure/audit` or `s3://bucket/prefix`; default: there is none."""
+    audit_interval_seconds: float = Field(default=2, ge=0.1, le=3600)
+    """How often the auditor looks for what is new; a chain in a bucket grows by at most one object each time."""
+    audit_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Digests of arguments are keyed with it (HMAC), so that readers cannot find arguments by trying."""
+    audit_s3_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """Address of an S3-compatible store; default: Amazon's. This and those below: else as the `AWS_…` variables say."""
+    audit_s3_region: str | None = None
+    audit_s3_access_key_id: str | None = None
+    audit_s3_secret_access_key: SecretStr | None = None
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: for people on a terminal, JSON elsewhere."""

@@ -11,6 +11,7 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure.codec import data_converter
 from perdure_workers.dev_server import find_temporal, server_arguments
+from tests.audit_stores import s3_double
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +35,13 @@ async def env() -> AsyncIterator[WorkflowEnvironment]:
         data_converter=data_converter(),
     ) as environment:
         yield environment
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Address of an S3 double."""
+    with s3_double() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,19 @@ from fastapi import Depends, FastAPI
 from temporalio.client import Client
 
 from perdure.app import App
+from perdure.audit.opening import open_store
 from perdure.codec import payload_codec
 from perdure.connection import connect, ensure_search_attributes
 from perdure.errors import PerdureError
 from perdure.settings import Settings
 from perdure_api import problems
 from perdure_api.access import authorise
+from perdure_api.audit import Audit
 from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
 from perdure_api.openapi import corrected
-from perdure_api.routes import agents, approvals, codec, events, grants, health, runs
+from perdure_api.routes import agents, approvals, audit, codec, events, grants, health, runs
 from perdure_api.rpc import temporal_errors
 from perdure_api.runs import Runs
 
@@ -71,9 +73,10 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api = _Api(title="Perdure", version=version("perdure"), description=DESCRIPTION, lifespan=lifespan)
     api.state.settings = settings
     api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
+    api.state.audit = Audit(open_store(settings))
     if client is not None:
         _attach(api, client, app, settings)
-    for noun in (runs, events, approvals, grants, agents):
+    for noun in (runs, events, approvals, grants, agents, audit):
         api.include_router(noun.router, prefix="/v1", dependencies=[Depends(authorise)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)

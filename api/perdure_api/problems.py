@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 
 from perdure.errors import (
     ApprovalNotFoundError,
+    AuditError,
+    AuditNotConfiguredError,
     ConflictError,
     DecryptionError,
     GrantNotFoundError,
@@ -38,6 +40,7 @@ STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     RunNotFoundError: HTTPStatus.NOT_FOUND,
     ApprovalNotFoundError: HTTPStatus.NOT_FOUND,
     GrantNotFoundError: HTTPStatus.NOT_FOUND,
+    AuditNotConfiguredError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     InputTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnknownAgentError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -45,6 +48,7 @@ STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     ServerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     NoWorkerError: HTTPStatus.SERVICE_UNAVAILABLE,
     DecryptionError: HTTPStatus.BAD_GATEWAY,
+    AuditError: HTTPStatus.SERVICE_UNAVAILABLE,
     PerdureError: HTTPStatus.BAD_GATEWAY,
 }
 """A subclass has its parent's status unless it is named. What is left over is Temporal refusing what it should not."""

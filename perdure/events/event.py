@@ -124,6 +124,8 @@ class RunEnded(Event):
     totals: Totals = Totals()
     reason: str = ""
     """Why it was terminated, in the words of whoever did."""
+    by: str = ""
+    """Identity of the client that terminated it."""
 
 
 class RunHeld(Event):

@@ -165,7 +165,8 @@ class Projector:
         yield from self._ended(stamp, self._memo_result, RunStatus.CANCELLED)
 
     def _terminated(self, terminated: WorkflowExecutionTerminatedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        yield from self._ended(stamp, None, RunStatus.TERMINATED, reason=terminated.reason)
+        end = self._ended(stamp, None, RunStatus.TERMINATED, reason=terminated.reason, by=terminated.identity)
+        yield from end
 
     def _timed_out(self, _: WorkflowExecutionTimedOutEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
         yield from self._ended(stamp, None, RunStatus.TIMED_OUT)
@@ -178,6 +179,7 @@ class Projector:
         *,
         error: RunError | None = None,
         reason: str = "",
+        by: str = "",
     ) -> Iterator[RunEvent]:
         yield from self._activities.end(result, stamp)
         # A run that was ended from outside says nothing itself: what is known of it by then stands in.
@@ -189,6 +191,7 @@ class Projector:
             error=(result.error if result else None) or error,
             totals=result.totals if result else self._activities.totals,
             reason=reason,
+            by=by,
         )
 
 

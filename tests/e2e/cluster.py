@@ -111,6 +111,17 @@ class Cluster:
         """
         return self._add(name, lambda: self._start(name, "worker", "--app", APP, settings=settings))
 
+    def add_program(self, name: str, module: str, **settings: str) -> Member:
+        """Add a program that reaches the cluster as its workers do.
+
+        Args:
+            name: Its place.
+            module: What `python -m` runs.
+            settings: Environment variables beside the cluster's.
+        """
+        environment = {**self._environment, **settings}
+        return self._add(name, lambda: self._group.start(name, [sys.executable, "-m", module], environment=environment))
+
     async def add_api(self) -> None:
         """Add the API, and wait until it answers."""
         port = ("--host", LOOPBACK, "--port", str(self.api_port))

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -103,6 +104,27 @@ async def test_dev_serves_everything_and_one_signal_ends_it(tmp_path: Path, numb
     stops = re.findall(r"^stopping (\w+)", running.log, flags=re.MULTILINE)
     assert stops == ["worker", "api", "temporal"]
     assert len(running.children) >= 3
+
+
+async def test_dev_keeps_an_audit(tmp_path: Path) -> None:
+    """A run that was started is in the audit, which the API shows and `perdure audit` finds in the same folder."""
+    async with dev(tmp_path) as running, httpx2.AsyncClient(trust_env=False) as client:
+        api = running.address("API")
+        await client.post(f"{api}/v1/runs", json={"agent": "helper", "input": "a quince", "org": "acme"})
+
+        async def recorded() -> bool:
+            items = (await client.get(f"{api}/v1/audit", params={"org": "acme"})).json()["items"]
+            return [item["kind"] for item in items][:1] == ["run.started"]
+
+        await eventually(recorded, within=UP, what="the start in the audit")
+        running.process.send_signal(signal.SIGINT)
+        await running.process.wait()
+    command = (sys.executable, "-m", "perdure_workers.cli", "audit", "verify", "--offline")
+    verified = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert running.address("Audit") == (tmp_path / ".perdure" / "audit").as_uri()
+    assert "acme: " in verified.stdout
+    assert (verified.returncode, verified.stderr) == (0, "")
 
 
 async def test_dev_encrypts_and_its_web_ui_reads(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ from perdure_workers.signals import stop_signals, unless_stopped
 READY_TIMEOUT: Final = timedelta(seconds=60)
 STOP_MARGIN: Final = timedelta(seconds=5)
 """What a child gets beyond the worker's own grace before it is killed."""
+AUDIT_FOLDER: Final = "audit"
+"""Beside the database file."""
 COLOURS: Final = {"worker": "cyan", "api": "magenta", "temporal": "yellow"}
 
 
@@ -65,7 +67,7 @@ async def serve(dev: Dev, settings: Settings) -> None:
         async with ProcessGroup(forward=log_printer(logs)) as group:
             stop = held.enter_context(stop_signals(before_force=group.kill_now))
             try:
-                await unless_stopped(stop, _run(group, dev, server, settings.task_queue, Console(highlight=False)))
+                await unless_stopped(stop, _run(group, dev, server, settings, Console(highlight=False)))
                 grace += timedelta(seconds=settings.shutdown_grace_seconds)
             finally:
                 # After a death nothing is worth a long wait: without its server a worker cannot hand in its results.
@@ -165,8 +167,9 @@ def _choose_ports(dev: Dev) -> DevServer:
     return server
 
 
-async def _run(group: ProcessGroup, dev: Dev, server: DevServer, task_queue: str, console: Console) -> None:
-    environment = child_environment(server)
+async def _run(group: ProcessGroup, dev: Dev, server: DevServer, settings: Settings, console: Console) -> None:
+    audit_url = settings.audit_url or (dev.db_file.parent / AUDIT_FOLDER).absolute().as_uri()
+    environment = {**child_environment(server), "PERDURE_AUDIT_URL": audit_url}
     await dev_server.start(group, server)
     if server.api_port is not None:
         await start_api(group, port=server.api_port, app=dev.app, environment=environment)
@@ -174,21 +177,22 @@ async def _run(group: ProcessGroup, dev: Dev, server: DevServer, task_queue: str
         worker = await start_worker(group, app=dev.app, environment=environment)
         # The API's own word on it is what a load balancer would go by.
         ready = (
-            polled(server.address, task_queue)
+            polled(server.address, settings.task_queue)
             if server.api_port is None
             else probe(f"http://{LOOPBACK}:{server.api_port}/readyz")
         )
         await worker.wait_until(ready, within=READY_TIMEOUT)
-    _announce(console, dev, server)
+    _announce(console, dev, server, audit_url)
     raise await (await group.first_death()).death()
 
 
-def _announce(console: Console, dev: Dev, server: DevServer) -> None:
+def _announce(console: Console, dev: Dev, server: DevServer, audit_url: str) -> None:
     parts = ["Temporal", *(["API"] if dev.api else []), *(["worker"] if dev.worker else [])]
     lines = [
         f"[bold green]Perdure is up[/]: {', '.join(parts)}. Its state is in {dev.db_file}. Ctrl-C stops it.",
         f"  Temporal Web UI  {server.ui_url}",
         f"  Temporal gRPC    {server.address}",
+        f"  Audit            {audit_url}",
     ]
     if dev.api:
         api = f"http://{LOOPBACK}:{server.api_port}"

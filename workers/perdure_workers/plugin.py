@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -11,22 +11,25 @@ from typing import Final
 
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import WorkerConfig
+from temporalio.worker import Worker, WorkerConfig
 
 from perdure.app import App
 from perdure.codec import data_converter, require_encryption
 from perdure.errors import ConfigurationError
 from perdure.settings import Settings
 from perdure_activities.breaker import Breaker, breaker_for
+from perdure_activities.audit.activity import AuditActivities
 from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
+from perdure_workers.auditing import auditing
 from perdure_workers.interceptors import Observation
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.auditor import Auditor
 from perdure_workflows.grant import StandingGrant
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -65,6 +68,7 @@ class Perdure(SimplePlugin):
         worker = uuid.uuid4().hex
         self.app = app
         self._encrypts = bool(settings.encryption_keys)
+        self._settings = settings
         self.providers = dict(default_providers() if providers is None else providers)
         self.transcripts = Transcripts(max_bytes=settings.transcript_cache_mb * 1024 * 1024)
         self._circuits = breaker_for(settings)
@@ -84,7 +88,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant],
+            workflows=[AgentRun, StandingGrant, Auditor],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -92,6 +96,7 @@ class Perdure(SimplePlugin):
                 tools.check_call,
                 tools.reconcile_call,
                 GrantActivities().record_grant,
+                AuditActivities(settings).audit,
             ],
             interceptors=[Observation()],
             workflow_runner=strict,
@@ -118,6 +123,11 @@ class Perdure(SimplePlugin):
         config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES
         config["workflow_runner"] = without_contexts(config["workflow_runner"], converter)
         return config
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002  # the SDK's name
+        """Run a worker, and keep the auditor going beside it."""
+        async with auditing(worker.client, self._settings, task_queue=worker.task_queue):
+            await super().run_worker(worker, next)
 
     @asynccontextmanager
     async def _serve(self) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from perdure.connection import connect, ensure_search_attributes
 from perdure.settings import Settings
 from perdure_activities.pricing import load_catalogue
 from perdure_activities.providers.registry import preload
+from perdure_workers.auditing import check_audit
 from perdure_workers.plugin import Perdure
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,8 @@ def build_worker(client: Client, settings: Settings, plugin: Perdure) -> Worker:
         task_queue=settings.task_queue,
         plugins=[plugin],
         max_cached_workflows=settings.max_cached_runs,
-        max_concurrent_activities=settings.max_concurrent_activities,
+        # The auditor takes a place for as long as it works, which is all the time.
+        max_concurrent_activities=settings.max_concurrent_activities + (settings.audit_url is not None),
         max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),
     )
@@ -45,6 +47,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
     """
     for remark in app.check():
         log.warning("policy_remark", remark=remark)
+    await check_audit(settings)
     client = await connect(settings, address=address)
     await ensure_search_attributes(client)
     await asyncio.to_thread(_warm_up, app)

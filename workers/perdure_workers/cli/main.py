@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perdure_workers.cli.approvals import approvals
+from perdure_workers.cli.audit import audit
 from perdure_workers.cli.encryption import encryption
 from perdure_workers.cli.ending import leave
 from perdure_workers.cli.grants import grants
@@ -28,6 +29,7 @@ application.add_typer(servers)
 application.add_typer(runs, name="runs", rich_help_panel="Look and decide")
 application.add_typer(approvals, name="approvals", rich_help_panel="Look and decide")
 application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
+application.add_typer(audit, name="audit", rich_help_panel="Look and decide")
 application.add_typer(replaying)
 application.add_typer(encryption, name="encryption", rich_help_panel="Set up")
 application.add_typer(policy, name="policy", rich_help_panel="Look and decide")
