@@ -33,6 +33,9 @@ def run(
     session: Annotated[str | None, typer.Option(help="The session it belongs to.", show_default=False)] = None,
     user: Annotated[str | None, typer.Option(help="On whose behalf.", show_default=False)] = None,
     org: Annotated[str | None, typer.Option(help="Whose organisation.", show_default=False)] = None,
+    priority: Annotated[
+        str, typer.Option(metavar="LEVEL", help="Which runs go on first while workers are busy: high, normal or low.")
+    ] = "normal",
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,6 +63,7 @@ def run(
         session=session,
         user=user,
         org=org,
+        priority=priority,
         limits=tuple(limit or ()),
         metadata=tuple(metadata or ()),
     )

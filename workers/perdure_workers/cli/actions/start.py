@@ -31,6 +31,7 @@ class Order:
     session: str | None
     user: str | None
     org: str | None
+    priority: str
     limits: tuple[str, ...]
     """`NAME=VALUE` each, as `metadata`."""
     metadata: tuple[str, ...]
@@ -66,6 +67,7 @@ def _new_run(order: Order) -> NewRun:
                 "user": order.user,
                 "org": order.org,
                 "session_id": order.session,
+                "priority": order.priority,
                 "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
                 "metadata": dict(_pairs("--metadata", order.metadata)),
             }
