@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from benchmarks.cpu import measure_cpu
+from benchmarks.fairness import measure_fairness
 from benchmarks.history import measure_history
 from benchmarks.overhead import measure_overhead
 from benchmarks.recovery import measure_recovery
@@ -27,6 +28,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "cpu": measure_cpu,
     "overhead": measure_overhead,
     "recovery": measure_recovery,
+    "fairness": measure_fairness,
 }
 
 

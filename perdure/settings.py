@@ -66,8 +66,9 @@ class Settings(BaseSettings):
 
     max_concurrent_activities: int = Field(default=100, ge=1)
     """Model and tool calls one worker process runs at a time."""
-    max_concurrent_workflow_tasks: int = Field(default=100, ge=2)
-    """Workflow tasks (the short turns of the run's own code) one worker process handles at a time."""
+    max_concurrent_workflow_tasks: int = Field(default=20, ge=2)
+    """Workflow tasks (the short turns of the run's own code) one worker process handles at a time. They share one
+    processor, so more of them make no more progress; and those in hand are out of fairness's reach."""
     max_cached_runs: int = Field(default=1000, ge=0)
     """Runs one worker process keeps between their steps; others are replayed from history when they go on."""
     shutdown_grace_seconds: float = Field(default=30, ge=0)
