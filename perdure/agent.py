@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from perdure.messages import Frozen
+from perdure.rate import Rate
 from perdure.tool import ToolSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -82,6 +83,8 @@ class AgentSpec(Frozen):
     max_output_tokens: int = 8192
     temperature: float | None = None
     on_reject: Literal["continue", "stop"] = "continue"
+    provider_rates: dict[str, Rate] = Field(default_factory=dict)
+    """How often all workers together may call these providers; calls to them have task queues of their own."""
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""

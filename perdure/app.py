@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from perdure.agent import MAX_SPEC_BYTES, Agent, AgentSpec
 from perdure.errors import (
@@ -19,10 +19,12 @@ from perdure.errors import (
     UnknownAgentError,
     UnknownToolError,
 )
+from perdure.rate import Rate, RatedQueue, model_queue, tool_queue
 from perdure.schema import build_tool
 from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
 
 ENTRY_POINT_GROUP = "perdure.apps"
+_PROVIDER_RATES: Final = TypeAdapter(dict[str, Rate])
 
 F = TypeVar("F", bound=ToolFunction)
 
@@ -30,9 +32,21 @@ F = TypeVar("F", bound=ToolFunction)
 class App:
     """Agents and tools of one package, registered in any order and checked when a worker or API starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, provider_rates: Mapping[str, str | Rate] | None = None) -> None:
+        """Begin an empty registry.
+
+        Args:
+            provider_rates: How often all workers together may call a model provider: `{"anthropic": "50/s"}`.
+
+        Raises:
+            ConfigurationError: A rate cannot be read.
+        """
         self._tools: dict[str, Tool] = {}
         self._agents: dict[tuple[str, str], Agent] = {}
+        try:
+            self._provider_rates = _PROVIDER_RATES.validate_python(dict(provider_rates or {}))
+        except ValidationError as error:
+            raise ConfigurationError(f"provider_rates are wrong: {error}") from error
 
     def tool(
         self,
@@ -46,6 +60,7 @@ class App:
         max_attempts: int = 3,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
         resource: str | None = None,
+        rate: str | Rate | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
@@ -61,6 +76,7 @@ class App:
             max_attempts: For a repeatable tool; a `once` tool always has one.
             max_result_bytes: A longer result is cut, with a marker that says so.
             resource: What a call touches, as policies name it: a template over the arguments, `order:{order_id}`.
+            rate: How often all workers together may call it: `10/s`, `90/m`, `100/h`. Calls beyond it wait.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -77,6 +93,7 @@ class App:
                     "max_attempts": max_attempts,
                     "max_result_bytes": max_result_bytes,
                     "resource": resource,
+                    "rate": rate,
                 }
             )
         except ValidationError as error:
@@ -110,8 +127,11 @@ class App:
         """Take over another app's tools and agents, as when one worker serves several packages.
 
         Raises:
-            DuplicateNameError: Both have a tool, or a version of an agent, of one name.
+            DuplicateNameError: Both have a tool, or a version of an agent, of one name, or rates of one provider.
         """
+        for provider, rate in other._provider_rates.items():
+            if self._provider_rates.setdefault(provider, rate) != rate:
+                raise DuplicateNameError(f"two apps have different rates for provider {provider!r}")
         for tool in other.tools():
             if tool.spec.name in self._tools:
                 raise DuplicateNameError(f"two apps have a tool named {tool.spec.name!r}")
@@ -126,6 +146,18 @@ class App:
     def tools(self) -> Iterator[Tool]:
         """Iterate over the tools, in order of registration."""
         return iter(self._tools.values())
+
+    def rated_queues(self, task_queue: str) -> list[RatedQueue]:
+        """Return the task queues that the rates of tools and providers need beside that of the runs."""
+        queues = [
+            RatedQueue(tool_queue(task_queue, tool.spec.name), "tool", tool.spec.name, tool.spec.rate)
+            for tool in self._tools.values()
+            if tool.spec.rate is not None
+        ]
+        return queues + [
+            RatedQueue(model_queue(task_queue, provider), "model", provider, rate)
+            for provider, rate in self._provider_rates.items()
+        ]
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of that name, or None."""
@@ -173,6 +205,7 @@ class App:
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             on_reject=agent.on_reject,
+            provider_rates=self._provider_rates,
         )
         size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:

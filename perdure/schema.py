@@ -57,6 +57,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         has_reconcile=reconcile is not None,
         asks_always=options.approval == "ask",
         resource=options.resource,
+        rate=options.rate,
     )
     return Tool(
         spec=spec,

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from perdure.messages import Frozen, JsonObject
+from perdure.rate import Rate
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
 DEFAULT_MAX_RESULT_BYTES: Final = 64 * 1024
@@ -62,6 +63,8 @@ class ToolSpec(Frozen):
     """The author said `approval="ask"`: no policy lets a call run without a human."""
     resource: str | None = None
     """Template of what a call touches, for policies; see `perdure.resource`."""
+    rate: Rate | None = None
+    """How often all workers together may call it; its calls then have a task queue of their own."""
 
 
 class NotDone:
@@ -131,3 +134,4 @@ class ToolOptions(BaseModel, extra="forbid", frozen=True):
     max_attempts: int = Field(default=3, ge=1, le=100)
     max_result_bytes: int = Field(default=DEFAULT_MAX_RESULT_BYTES, ge=1024, le=MAX_RESULT_BYTES)
     resource: str | None = Field(default=None, max_length=256)
+    rate: Rate | None = None

@@ -325,7 +325,9 @@ class Runs:
         Raises:
             ServerUnreachableError: Temporal does not answer.
         """
-        return await count_pollers(self._client, self._settings.task_queue)
+        queue = self._settings.task_queue
+        rated = [rated.name for rated in self._app.rated_queues(queue)]
+        return await count_pollers(self._client, queue, rated=rated)
 
     def agents(self) -> builtins.list[AgentSummary]:
         """Return the app's agents, in order of registration."""

@@ -14,6 +14,7 @@ from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringReco
 from perdure.grant import Grant
 from perdure.messages import Frozen
 from perdure.priority import Priority
+from perdure.rate import Rate
 from perdure.tool import Approval, Effect
 from perdure_api.text import (
     APPROVAL_ID_PATTERN,
@@ -272,6 +273,8 @@ class AgentTool(Answer):
     effect: Effect
     approval: Approval
     timeout: timedelta
+    rate: Rate | None = None
+    """How often all workers together may call it."""
 
 
 class AgentSummary(Answer):

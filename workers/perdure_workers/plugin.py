@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Final
 
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import WorkerConfig
+from temporalio.worker import Worker, WorkerConfig
 
 from perdure.app import App
 from perdure.codec import data_converter, require_encryption
@@ -24,6 +24,7 @@ from perdure_activities.providers.registry import default_providers
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
 from perdure_workers.interceptors import Observation
+from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.grant import StandingGrant
@@ -61,9 +62,14 @@ class Perdure(SimplePlugin):
         model = ModelActivities(
             app, providers=self.providers, transcripts=self.transcripts, prices=settings.prices, worker=worker
         )
-        self._tools = tools = ToolActivities(
-            app, transcripts=self.transcripts, worker=worker, threads=settings.max_concurrent_activities
-        )
+        # Each queue that a rate needs has as many calls at a time as the worker's own.
+        rated = sum(tool.spec.rate is not None for tool in app.tools())
+        threads = settings.max_concurrent_activities * (1 + rated)
+        self._tools = tools = ToolActivities(app, transcripts=self.transcripts, worker=worker, threads=threads)
+        self._rated_activities: Activities = {
+            "model": (model.call_model,),
+            "tool": (tools.call_tool, tools.reconcile_call),
+        }
         super().__init__(
             "perdure",
             data_converter=partial(
@@ -103,6 +109,18 @@ class Perdure(SimplePlugin):
         config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES
         config["workflow_runner"] = without_contexts(config["workflow_runner"], converter)
         return config
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002  # the SDK's name
+        """Run a worker, with others beside it where tools or providers have a rate."""
+
+        async def run(worker: Worker) -> None:
+            queues = self.app.rated_queues(worker.task_queue)
+            if queues:
+                await run_with_rated_queues(worker, next, queues=queues, activities=self._rated_activities)
+            else:
+                await next(worker)
+
+        await super().run_worker(worker, run)
 
     @asynccontextmanager
     async def _serve(self) -> AsyncIterator[None]:
