@@ -55,8 +55,8 @@ down: ## Stop the cluster; its volumes stay
 	$(COMPOSE) down
 
 lock: setup ## Renew the lock files from pyproject.toml
-	$(COMPILE) --upgrade --extra dev --extra otel --group dev pyproject.toml --output-file requirements.lock
-	$(COMPILE) --constraint requirements.lock --extra otel pyproject.toml \
+	$(COMPILE) --upgrade --extra dev --extra otel --extra redis --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --extra otel --extra redis pyproject.toml \
 		--output-file deploy/requirements-runtime.lock
 	echo hatchling | $(COMPILE) --constraint requirements.lock - --output-file deploy/requirements-build.lock
 

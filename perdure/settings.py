@@ -25,6 +25,7 @@ from pydantic_settings import (
 from perdure.contracts import DEFAULT_TASK_QUEUE
 from perdure.encryption import Keyring, current_key, read_key
 from perdure.errors import SettingsError
+from perdure.rate_limits import RateLimits
 
 
 class Price(BaseModel, frozen=True, extra="forbid"):
@@ -83,6 +84,10 @@ class Settings(BaseSettings):
     """The key that encrypts; default: the only one."""
     ui_url: str | None = None
     """Address of the Temporal Web UI, for links."""
+    redis_url: Annotated[SecretStr, Field(min_length=1)] | None = None
+    """A Redis through which the processes of a deployment share what each would otherwise know alone."""
+    rate_limits: RateLimits = RateLimits()
+    """How often one key, user or organisation may call the API, by what a request does."""
 
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""
