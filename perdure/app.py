@@ -61,6 +61,8 @@ class App:
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
         resource: str | None = None,
         rate: str | Rate | None = None,
+        cache: timedelta | float | None = None,
+        version: str = "1",
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
@@ -77,6 +79,9 @@ class App:
             max_result_bytes: A longer result is cut, with a marker that says so.
             resource: What a call touches, as policies name it: a template over the arguments, `order:{order_id}`.
             rate: How often all workers together may call it: `10/s`, `90/m`, `100/h`. Calls beyond it wait.
+            cache: For a `read` tool: how long a result stands for other calls with the same arguments, in seconds if
+                it is a number.
+            version: Of the tool, for its cache; give it another one when the same arguments get other answers.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -94,6 +99,8 @@ class App:
                     "max_result_bytes": max_result_bytes,
                     "resource": resource,
                     "rate": rate,
+                    "cache": cache,
+                    "version": version,
                 }
             )
         except ValidationError as error:

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     """Address of the Temporal Web UI, for links."""
     redis_url: Annotated[SecretStr, Field(min_length=1)] | None = None
     """A Redis through which the processes of a deployment share what each would otherwise know alone."""
+    tool_cache: Literal["memory", "redis"] = "memory"
+    """Where results of tools that are cached are kept: by each worker process, or by all of them in `redis_url`."""
+    tool_cache_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What signs results in Redis; the same for all workers."""
     rate_limits: RateLimits = RateLimits()
     """How often one key, user or organisation may call the API, by what a request does."""
 

@@ -21,6 +21,7 @@ from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
+from perdure_activities.tool_cache import tool_cache
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
 from perdure_workers.interceptors import Observation
@@ -65,7 +66,10 @@ class Perdure(SimplePlugin):
         # Each queue that a rate needs has as many calls at a time as the worker's own.
         rated = sum(tool.spec.rate is not None for tool in app.tools())
         threads = settings.max_concurrent_activities * (1 + rated)
-        self._tools = tools = ToolActivities(app, transcripts=self.transcripts, worker=worker, threads=threads)
+        self._cache = tool_cache(settings)
+        self._tools = tools = ToolActivities(
+            app, transcripts=self.transcripts, worker=worker, threads=threads, cache=self._cache
+        )
         self._rated_activities: Activities = {
             "model": (model.call_model,),
             "tool": (tools.call_tool, tools.reconcile_call),
@@ -129,5 +133,6 @@ class Perdure(SimplePlugin):
             yield
         finally:
             self._tools.close()
+            await self._cache.close()
             for provider in self.providers.values():
                 await provider.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from datetime import timedelta
 
 import structlog
@@ -66,3 +67,5 @@ def _warm_up(app: App) -> None:
     """Load what takes seconds of CPU before the first call is taken, whose heartbeat would be late for it."""
     preload({agent.model.partition(":")[0] for agent in app.agents()})
     load_catalogue()
+    if any(tool.caching for tool in app.tools()):
+        importlib.import_module("cashews")

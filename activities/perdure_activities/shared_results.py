@@ -1,0 +1,71 @@
+"""Cached results that workers share, in Redis: JSON, signed. Imported only where that is set, its client is an extra.
+
+cashews lets a stored value say by which of its methods it is signed, and one of them, a sum of bytes, is forged without
+the secret in some thousand tries. So the signature is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import timedelta
+from typing import Final
+
+from cashews.backends.redis import Redis
+from cashews.exceptions import UnSecureDataError
+from cashews.picklers import PicklerType
+from cashews.serialize import Signer, get_serializer
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+MAX_CONNECTIONS: Final = 20
+SIGNATURE_BYTES: Final = hashlib.sha256().digest_size
+
+
+class SharedResults(Redis):
+    """A store of results."""
+
+    def __init__(self, url: str, *, secret: str, patience: timedelta) -> None:
+        """Prepare; it connects when it is first used.
+
+        Args:
+            url: The Redis, as in `redis://localhost:6379/0`.
+            secret: What values are signed with.
+            patience: How long an answer may take.
+        """
+        serializer = get_serializer(pickle_type=PicklerType.JSON)
+        serializer.set_signer(_Seal(secret))
+        seconds = patience.total_seconds()
+        super().__init__(
+            url,
+            suppress=False,  # else the library logs a traceback for each command
+            serializer=serializer,
+            max_connections=MAX_CONNECTIONS,
+            wait_for_connection_timeout=seconds,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    async def close(self) -> None:
+        """Release the connections."""
+        await self._client.aclose()  # its own way is deprecated by redis-py
+
+
+class _Seal(Signer):
+    """HMAC-SHA-256 over key and value, before the value."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+
+    def sign(self, key: str, value: bytes) -> bytes:
+        return self._signature(key, value) + value
+
+    def check_sign(self, key: str, value: bytes) -> bytes:
+        signature, value = value[:SIGNATURE_BYTES], value[SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(key, value)):
+            raise UnSecureDataError(key)
+        return value
+
+    def _signature(self, key: str, value: bytes) -> bytes:
+        return hmac.digest(self._secret, key.encode() + b"\0" + value, "sha256")
