@@ -6,6 +6,8 @@ signature of ours, as whoever can write there must not be able to put words into
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable
@@ -48,6 +50,11 @@ class ToolCache:
         self._backend: Backend | None = None
         self._away = False
         self._away_until = 0.0
+
+    @staticmethod
+    async def prepare() -> None:
+        """Load the library, half a second of CPU, before a call waits for it."""
+        await asyncio.to_thread(importlib.import_module, "cashews")
 
     async def find(self, key: str) -> str | None:
         """Return the result of that key, if there is a fresh one."""

@@ -118,6 +118,8 @@ class Perdure(SimplePlugin):
         """Run a worker, with others beside it where tools or providers have a rate."""
 
         async def run(worker: Worker) -> None:
+            if any(tool.caching for tool in self.app.tools()):
+                await self._cache.prepare()
             queues = self.app.rated_queues(worker.task_queue)
             if queues:
                 await run_with_rated_queues(worker, next, queues=queues, activities=self._rated_activities)

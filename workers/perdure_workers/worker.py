@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from datetime import timedelta
 
 import structlog
@@ -56,6 +55,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         encryption_key_id=keyring.current if (keyring := settings.keyring()) else None,
         agents=[f"{agent.name}@{agent.version}" for agent in app.agents()],
         tools=[tool.spec.name for tool in app.tools()],
+        rates={queue.serves: str(queue.rate) for queue in app.rated_queues(settings.task_queue)},
     )
     async with worker:
         await stop.wait()
@@ -67,5 +67,3 @@ def _warm_up(app: App) -> None:
     """Load what takes seconds of CPU before the first call is taken, whose heartbeat would be late for it."""
     preload({agent.model.partition(":")[0] for agent in app.agents()})
     load_catalogue()
-    if any(tool.caching for tool in app.tools()):
-        importlib.import_module("cashews")
