@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from perdure.encryption import Keyring
 from perdure.errors import SettingsError
 from perdure.settings import Settings
 
@@ -63,7 +63,7 @@ class ToolCache:
             return None
         content = found.get(CONTENT) if isinstance(found, dict) else None
         if not isinstance(content, str):
-            log.warning("cached_result_refused", key=key, why="it is none of ours")
+            log.warning("cached_result_refused", why="it is no result")
             return None
         return content
 
@@ -90,8 +90,8 @@ class ToolCache:
             if not self._backend.is_init:
                 await self._backend.init()  # type: ignore[no-untyped-call]  # the library's
             answer = await question(self._backend)
-        except UnSecureDataError as error:
-            log.warning("cached_result_refused", key=str(error), why="its signature is not ours")
+        except (UnSecureDataError, ValueError) as error:  # not ours, or encrypted by a worker that has keys
+            log.warning("cached_result_refused", why=str(error))
             return None
         except CacheBackendInteractionError as error:
             if not self._away:
@@ -106,7 +106,7 @@ def tool_cache(settings: Settings) -> ToolCache:
     """Return the process's cache; nothing is imported or connected before a tool has a result to keep.
 
     Raises:
-        SettingsError: It is to be shared, and the address, the secret or the client of Redis is missing.
+        SettingsError: It is to be shared, and the address, the secret or the client of Redis is missing or wrong.
     """
     if settings.tool_cache == "memory":
         return ToolCache(_memory)
@@ -114,10 +114,25 @@ def tool_cache(settings: Settings) -> ToolCache:
         raise SettingsError(
             "PERDURE_TOOL_CACHE=redis needs PERDURE_REDIS_URL, and PERDURE_TOOL_CACHE_SECRET to sign what is kept there"
         )
-    if importlib.util.find_spec("redis") is None:
-        raise SettingsError("PERDURE_TOOL_CACHE=redis, but the client is missing: pip install 'perdure[redis]'")
     url, secret = settings.redis_url.get_secret_value(), settings.tool_cache_secret.get_secret_value()
-    return ToolCache(lambda: _shared(url, secret=secret), prefix=f"perdure:{settings.task_queue}:tool-cache:")
+    _check_address(url)
+    keyring = settings.keyring()
+    return ToolCache(
+        lambda: _shared(url, secret=secret, keyring=keyring), prefix=f"perdure:{settings.task_queue}:tool-cache:"
+    )
+
+
+def _check_address(url: str) -> None:
+    try:
+        from redis.asyncio.connection import parse_url
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "PERDURE_TOOL_CACHE=redis, but its client is missing: pip install 'perdure[redis]'"
+        ) from error
+    try:
+        parse_url(url)
+    except ValueError as error:
+        raise SettingsError(f"PERDURE_REDIS_URL is no address of a Redis: {error}") from error
 
 
 def _memory() -> Backend:
@@ -126,7 +141,7 @@ def _memory() -> Backend:
     return Memory(size=MAX_RESULTS, check_interval=0)  # what is stale goes when it is looked for, or is least used
 
 
-def _shared(url: str, *, secret: str) -> Backend:
+def _shared(url: str, *, secret: str, keyring: Keyring | None) -> Backend:
     from perdure_activities.shared_results import SharedResults
 
-    return SharedResults(url, secret=secret, patience=PATIENCE)
+    return SharedResults(url, secret=secret, keyring=keyring, patience=PATIENCE)

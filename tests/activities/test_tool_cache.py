@@ -19,6 +19,7 @@ from temporalio.testing import ActivityEnvironment
 
 from perdure import App, ToolContext, ToolError
 from perdure.contracts import ToolCall, ToolOutcome
+from perdure.encryption import new_key
 from perdure.errors import SettingsError
 from perdure.messages import JsonObject
 from perdure.settings import Settings
@@ -257,6 +258,28 @@ async def test_a_result_cannot_be_moved_to_another_question(redis: RedisServer) 
     assert (asked.content, asked.cached) == ("Bonn", False)
 
 
+async def test_with_encryption_redis_holds_nothing_in_plain_text(redis: RedisServer) -> None:
+    """Where history is encrypted the cache is too; a worker without the key calls the tool, and is not stopped."""
+    plain = sharing(redis)
+    locked = plain.model_copy(update={"encryption_keys": {"k1": new_key()}})
+    one, two, keyless = Desk(locked), Desk(locked), Desk(plain)
+
+    await one.call("look", {"place": "MARKER"})
+    async with Redis.from_url(redis.url) as store:
+        stored = [str(await store.get(key)) async for key in store.scan_iter()]
+    known = await two.call("look", {"place": "MARKER"})
+    asked = await keyless.call("look", {"place": "MARKER"})
+    asked_again = await two.call("look", {"place": "MARKER"})
+    for desk in (one, two, keyless):
+        await desk.close()
+
+    assert len(stored) == 1
+    assert "MARKER" not in stored[0]
+    assert (known.content, known.cached) == ("MARKER", True)
+    assert (asked.content, asked.cached) == ("MARKER", False)
+    assert (asked_again.content, asked_again.cached) == ("MARKER", False)  # what the keyless one left is not trusted
+
+
 async def test_without_its_redis_a_worker_calls_its_tools(redis: RedisServer) -> None:
     """Redis may hang and come back: calls go on, the log says so once, and then results are kept again."""
     desk = Desk(sharing(redis))
@@ -283,3 +306,13 @@ def test_a_shared_cache_needs_an_address_and_a_secret(missing: dict[str, Any]) -
     """A worker that could not tell its own results from others' does not start."""
     with pytest.raises(SettingsError, match="PERDURE_TOOL_CACHE_SECRET"):
         tool_cache(Settings(tool_cache="redis", **missing))
+
+
+def test_an_address_that_is_no_redis_stops_the_start() -> None:
+    """A mistake in the setting is told at once, and not with the first call."""
+    with pytest.raises(SettingsError, match="PERDURE_REDIS_URL"):
+        tool_cache(
+            Settings(
+                tool_cache="redis", redis_url=SecretStr("postgres://localhost"), tool_cache_secret=SecretStr(SECRET)
+            )
+        )
