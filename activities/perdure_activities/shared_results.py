@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from datetime import timedelta
 from typing import Final
 
 from cashews.backends.redis import Redis
@@ -16,12 +15,11 @@ from cashews.exceptions import UnSecureDataError
 from cashews.picklers import PicklerType
 from cashews.serialize import Signer, get_serializer
 from google.protobuf.message import DecodeError
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from temporalio.api.common.v1 import Payload
 
 from perdure.encryption import Keyring
 from perdure.errors import DecryptionError
+from perdure.shared_redis import PATIENCE, connection_options
 
 MAX_CONNECTIONS: Final = 20
 SIGNATURE_BYTES: Final = hashlib.sha256().digest_size
@@ -30,27 +28,23 @@ SIGNATURE_BYTES: Final = hashlib.sha256().digest_size
 class SharedResults(Redis):
     """A store of results."""
 
-    def __init__(self, url: str, *, secret: str, keyring: Keyring | None, patience: timedelta) -> None:
+    def __init__(self, url: str, *, secret: str, keyring: Keyring | None) -> None:
         """Prepare; it connects when it is first used.
 
         Args:
             url: The Redis, as in `redis://localhost:6379/0`.
             secret: What values are signed with.
             keyring: What they are encrypted with; None: they are plain text.
-            patience: How long an answer may take.
         """
         serializer = get_serializer(pickle_type=PicklerType.JSON)
         serializer.set_signer(_Seal(secret, keyring))
-        seconds = patience.total_seconds()
         super().__init__(
             url,
             suppress=False,  # else the library logs a traceback for each command
             serializer=serializer,
             max_connections=MAX_CONNECTIONS,
-            wait_for_connection_timeout=seconds,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
+            wait_for_connection_timeout=PATIENCE.total_seconds(),
+            **connection_options(),
         )
 
     async def close(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,7 @@ import structlog
 from perdure.encryption import Keyring
 from perdure.errors import SettingsError
 from perdure.settings import Settings
+from perdure.shared_redis import Absence, redis_address
 
 if TYPE_CHECKING:
     from cashews.backends.interface import Backend
@@ -28,10 +28,6 @@ MAX_RESULT_BYTES: Final = 64 * 1024
 """A larger result is not kept."""
 MAX_RESULTS: Final = 1000
 """In the memory of one process; with their largest size, what this may cost is known."""
-PATIENCE: Final = timedelta(seconds=1)
-"""How long a call waits for Redis before the tool is called."""
-PAUSE: Final = timedelta(seconds=5)
-"""How long a Redis that does not answer is left alone."""
 CONTENT: Final = "content"
 
 
@@ -48,8 +44,7 @@ class ToolCache:
         self._open = open_backend
         self._prefix = prefix
         self._backend: Backend | None = None
-        self._away = False
-        self._away_until = 0.0
+        self._absence = Absence("tool_cache_away", instead="tools are called each time")
 
     @staticmethod
     async def prepare() -> None:
@@ -82,7 +77,7 @@ class ToolCache:
     async def _ask(self, question: Callable[[Backend], Any]) -> Any:
         from cashews.exceptions import CacheBackendInteractionError, UnSecureDataError
 
-        if time.monotonic() < self._away_until:
+        if self._absence.pauses:
             return None
         if self._backend is None:
             self._backend = self._open()
@@ -94,11 +89,9 @@ class ToolCache:
             log.warning("cached_result_refused", why=str(error))
             return None
         except CacheBackendInteractionError as error:
-            if not self._away:
-                log.warning("tool_cache_away", error=repr(error.__cause__), instead="tools are called each time")
-            self._away, self._away_until = True, time.monotonic() + PAUSE.total_seconds()
+            self._absence.begin(error.__cause__)
             return None
-        self._away = False
+        self._absence.end()
         return answer
 
 
@@ -110,29 +103,15 @@ def tool_cache(settings: Settings) -> ToolCache:
     """
     if settings.tool_cache == "memory":
         return ToolCache(_memory)
-    if settings.redis_url is None or settings.tool_cache_secret is None:
+    url = redis_address(settings)
+    if url is None or settings.tool_cache_secret is None:
         raise SettingsError(
             "PERDURE_TOOL_CACHE=redis needs PERDURE_REDIS_URL, and PERDURE_TOOL_CACHE_SECRET to sign what is kept there"
         )
-    url, secret = settings.redis_url.get_secret_value(), settings.tool_cache_secret.get_secret_value()
-    _check_address(url)
-    keyring = settings.keyring()
+    secret, keyring = settings.tool_cache_secret.get_secret_value(), settings.keyring()
     return ToolCache(
         lambda: _shared(url, secret=secret, keyring=keyring), prefix=f"perdure:{settings.task_queue}:tool-cache:"
     )
-
-
-def _check_address(url: str) -> None:
-    try:
-        from redis.asyncio.connection import parse_url
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            "PERDURE_TOOL_CACHE=redis, but its client is missing: pip install 'perdure[redis]'"
-        ) from error
-    try:
-        parse_url(url)
-    except ValueError as error:
-        raise SettingsError(f"PERDURE_REDIS_URL is no address of a Redis: {error}") from error
 
 
 def _memory() -> Backend:
@@ -144,4 +123,4 @@ def _memory() -> Backend:
 def _shared(url: str, *, secret: str, keyring: Keyring | None) -> Backend:
     from perdure_activities.shared_results import SharedResults
 
-    return SharedResults(url, secret=secret, keyring=keyring, patience=PATIENCE)
+    return SharedResults(url, secret=secret, keyring=keyring)

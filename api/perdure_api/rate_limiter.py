@@ -12,25 +12,17 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
-import structlog
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 
-from perdure.errors import SettingsError
 from perdure.rate import Rate
 from perdure.settings import Settings
+from perdure.shared_redis import PATIENCE, Absence, connection_options, redis_address
 
-log = structlog.get_logger(__name__)
-
-PATIENCE: Final = timedelta(seconds=1)
-"""How long a request waits for Redis before it is counted here."""
-PAUSE: Final = timedelta(seconds=5)
-"""How long a Redis that does not answer is left alone."""
 MAX_CONNECTIONS: Final = 50
 
 _ITEMS: Final[dict[str, type[RateLimitItem]]] = {
@@ -98,22 +90,20 @@ class RateLimiter:
         self._close = close
         self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = SlidingWindowCounterRateLimiter(shared) if shared is not None else None
-        self._alone_until = 0.0
-        self.alone = False
-        """Whether the others could not be asked when it last counted."""
+        self.absence = Absence("rate_limits_not_shared", instead="each process counts alone")
 
     async def count(self, buckets: Sequence[Bucket]) -> Verdict:
         """Count a request in each bucket, from the narrowest to the widest, until one is full.
 
         A request that a narrow one refuses does not count in a wide one: nobody can use up what others share.
         """
-        if self._shared is not None and time.monotonic() >= self._alone_until:
+        if self._shared is not None and not self.absence.pauses:
             try:
                 verdict = await _count(self._shared, buckets)
             except StorageError as error:
-                self._go_alone(error)
+                self.absence.begin(error.storage_error)
             else:
-                self.alone = False
+                self.absence.end()
                 return verdict
         return await _count(self._here, buckets)
 
@@ -121,11 +111,6 @@ class RateLimiter:
         """Release connections."""
         if self._close is not None:
             await self._close()
-
-    def _go_alone(self, error: StorageError) -> None:
-        if not self.alone:
-            log.warning("rate_limits_not_shared", error=repr(error.storage_error), instead="each process counts alone")
-        self.alone, self._alone_until = True, time.monotonic() + PAUSE.total_seconds()
 
 
 async def _count(limiter: SlidingWindowCounterRateLimiter, buckets: Sequence[Bucket]) -> Verdict:
@@ -144,36 +129,19 @@ def rate_limiter(settings: Settings) -> RateLimiter:
     """Return the process's limiter; it connects to Redis, if there is one, when it first counts.
 
     Raises:
-        SettingsError: A Redis is configured whose client is missing, or whose address is none.
+        SettingsError: Redis's address is none, or its client is missing.
     """
-    if settings.redis_url is None:
-        return RateLimiter()
-    url = settings.redis_url.get_secret_value()
-    try:
-        return _sharing(url, prefix=f"perdure:{settings.task_queue}:rate-limits")
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            "PERDURE_REDIS_URL is set but the client is missing: pip install 'perdure[redis]'"
-        ) from error
-    except ValueError as error:
-        raise SettingsError(f"PERDURE_REDIS_URL is no address of a Redis: {error}") from error
+    url = redis_address(settings)
+    return RateLimiter() if url is None else _sharing(url, prefix=f"perdure:{settings.task_queue}:rate-limits")
 
 
 def _sharing(url: str, *, prefix: str) -> RateLimiter:
-    # The client is an extra. Its default pool raises when it is exhausted, and its default retries outlast a request.
+    # The client is an extra; its default pool raises when it is exhausted.
     from limits.aio.storage import RedisStorage
     from redis.asyncio import BlockingConnectionPool
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
 
-    seconds = PATIENCE.total_seconds()
     pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=seconds,
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        retry=Retry(NoBackoff(), 0),
+        url, max_connections=MAX_CONNECTIONS, timeout=PATIENCE.total_seconds(), **connection_options()
     )
     storage = RedisStorage(
         f"async+{url}",

@@ -237,7 +237,7 @@ async def test_without_its_redis_a_replica_counts_alone(tmp_path: Any) -> None:
         redis.go_on()
 
         async def together() -> bool:
-            return (await limiter.count(bucket)).refused and not limiter.alone
+            return (await limiter.count(bucket)).refused and not limiter.absence.lasts
 
         await eventually(together, within=timedelta(seconds=15), what="the shared count")
         await limiter.close()
