@@ -11,6 +11,7 @@ from typing import Protocol
 
 from benchmarks.audit import measure_audit
 from benchmarks.cpu import measure_cpu
+from benchmarks.fairness import measure_fairness
 from benchmarks.history import measure_history
 from benchmarks.overhead import measure_overhead
 from benchmarks.recovery import measure_recovery
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "overhead": measure_overhead,
     "recovery": measure_recovery,
     "audit": measure_audit,
+    "fairness": measure_fairness,
 }
 
 

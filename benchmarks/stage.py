@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
+from temporalio.common import Priority as PriorityKeys
 
 from benchmarks.floor import Floor
 from benchmarks.journal import Entry, read_journal
@@ -93,6 +95,7 @@ class Stage:
         pause: timedelta = timedelta(0),
         plain: bool = False,
         audit: str | None = None,
+        settings: Mapping[str, int] | None = None,
     ) -> WorkerProcess:
         """Start a worker and wait until it polls.
 
@@ -105,6 +108,7 @@ class Stage:
             pause: How long each call takes.
             plain: The floor with Temporal's own settings.
             audit: Where it keeps an audit; `perdure` only.
+            settings: Of Perdure, where they are to differ from the defaults.
         """
         queue = queue or f"{kind}-{uuid.uuid4().hex[:8]}"
         journal_file = self._folder / f"{queue}.journal"
@@ -114,6 +118,7 @@ class Stage:
         command += ["--journal", str(journal_file)] if journal else []
         command += ["--plain"] if plain else []
         command += ["--audit", audit] if audit else []
+        command += ["--settings", json.dumps(settings)] if settings else []
         child = await self._group.start(queue, command, environment=self._environment(), forward=False)
 
         async def polls() -> bool:
@@ -134,7 +139,9 @@ class Stage:
         await child.wait_until(listens, within=READY_WITHIN)
         self._model_address = ready.read_text()
 
-    async def start_run(self, worker: WorkerProcess, plan: Plan, *, provider: str = FIXED) -> PerdureRun:
+    async def start_run(
+        self, worker: WorkerProcess, plan: Plan, *, provider: str = FIXED, priority: PriorityKeys = PriorityKeys.default
+    ) -> PerdureRun:
         """Start a run of Perdure on that worker."""
         app, agent = app_for(plan, provider=provider, tool=tool(None, timedelta(0)))
         return await self.client.start_workflow(
@@ -142,6 +149,7 @@ class Stage:
             RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits),
             id=f"run-{uuid.uuid4().hex[:12]}",
             task_queue=worker.queue,
+            priority=priority,
         )
 
     async def start_floor_run(self, worker: WorkerProcess, *, turns: int) -> FloorRun:

@@ -115,7 +115,8 @@ def floor_settings(settings: Settings, *, plain: bool) -> dict[str, Any]:
 
 async def serve(arguments: argparse.Namespace) -> None:
     """Work until killed."""
-    settings = Settings(task_queue=arguments.queue, log_format="json", audit_url=arguments.audit)
+    given = json.loads(arguments.settings)
+    settings = Settings(task_queue=arguments.queue, log_format="json", audit_url=arguments.audit, **given)
     configure_logging(settings)
     journal = Journal(arguments.journal) if arguments.journal else None
     pause = timedelta(seconds=arguments.pause)
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--provider", default=FIXED)
     parser.add_argument("--journal", type=Path)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that each call takes")
+    parser.add_argument("--settings", default="{}", help="settings of Perdure, as JSON")
     parser.add_argument("--plain", action="store_true", help="the floor with Temporal's own settings")
     parser.add_argument("--audit", help="where to keep an audit")
     asyncio.run(serve(parser.parse_args()))

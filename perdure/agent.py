@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from perdure.messages import Frozen
 from perdure.outage import APOLOGY, MAX_APOLOGY, OnOutage
+from perdure.rate import Rate
 from perdure.tool import ToolSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -106,6 +107,8 @@ class AgentSpec(Frozen):
     on_outage: OnOutage = "fail"
     outage_message: str = APOLOGY
     prompt_caching: bool = True
+    provider_rates: dict[str, Rate] = Field(default_factory=dict)
+    """How often all workers together may call these providers; calls to them have task queues of their own."""
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from perdure.agent import MAX_SPEC_BYTES, Agent, AgentSpec
 from perdure.errors import (
@@ -23,10 +23,12 @@ from perdure.errors import (
 from perdure.policy import Policy
 from perdure.policy_file import GoverningPolicy, PolicySource
 from perdure.policy_fit import checked_fit
+from perdure.rate import Rate, RatedQueue, model_queue, tool_queue
 from perdure.schema import build_tool
 from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
 
 ENTRY_POINT_GROUP = "perdure.apps"
+_PROVIDER_RATES: Final = TypeAdapter(dict[str, Rate])
 
 F = TypeVar("F", bound=ToolFunction)
 
@@ -34,18 +36,31 @@ F = TypeVar("F", bound=ToolFunction)
 class App:
     """Agents and tools of one package, registered in any order and checked when a worker or API starts."""
 
-    def __init__(self, *, policy: Policy | Path | str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        policy: Policy | Path | str | None = None,
+        provider_rates: Mapping[str, str | Rate] | None = None,
+    ) -> None:
         """Begin with neither.
 
         Args:
             policy: What governs the runs of the app's agents, or the file that it is read from when the app is checked;
                 the setting `PERDURE_POLICY` takes its place. None: the tools' own declarations are all there is.
+            provider_rates: How often all workers together may call a model provider: `{"anthropic": "50/s"}`.
+
+        Raises:
+            ConfigurationError: A rate cannot be read.
         """
         self._tools: dict[str, Tool] = {}
         self._agents: dict[tuple[str, str], Agent] = {}
         self._origins: dict[tuple[str, str], App] = {}
         """The apps that included agents came from."""
         self._policy = None if policy is None else PolicySource(policy)
+        try:
+            self._provider_rates = _PROVIDER_RATES.validate_python(dict(provider_rates or {}))
+        except ValidationError as error:
+            raise ConfigurationError(f"provider_rates are wrong: {error}") from error
 
     def tool(
         self,
@@ -59,6 +74,9 @@ class App:
         max_attempts: int = 3,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
         resource: str | None = None,
+        rate: str | Rate | None = None,
+        cache: timedelta | float | None = None,
+        version: str = "1",
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
@@ -74,6 +92,10 @@ class App:
             max_attempts: For a repeatable tool; a `once` tool always has one.
             max_result_bytes: A longer result is cut, with a marker that says so.
             resource: What a call touches, as policies name it: a template over the arguments, `order:{order_id}`.
+            rate: How often all workers together may call it: `10/s`, `90/m`, `100/h`. Calls beyond it wait.
+            cache: For a `read` tool: how long a result stands for other calls with the same arguments, in seconds if
+                it is a number.
+            version: Of the tool, for its cache; give it another one when the same arguments get other answers.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -90,6 +112,9 @@ class App:
                     "max_attempts": max_attempts,
                     "max_result_bytes": max_result_bytes,
                     "resource": resource,
+                    "rate": rate,
+                    "cache": cache,
+                    "version": version,
                 }
             )
         except ValidationError as error:
@@ -125,11 +150,14 @@ class App:
         A policy of this app governs the other's agents too. Without one, they keep that of the app they come from.
 
         Raises:
-            DuplicateNameError: Both have a tool, or a version of an agent, of one name.
+            DuplicateNameError: Both have a tool, or a version of an agent, of one name, or rates of one provider.
             ConfigurationError: Both have a policy.
         """
         if self._policy is not None and other._policy is not None:
             raise ConfigurationError("both apps have a policy; give the app that includes the other none, or it alone")
+        for provider, rate in other._provider_rates.items():
+            if self._provider_rates.setdefault(provider, rate) != rate:
+                raise DuplicateNameError(f"two apps have different rates for provider {provider!r}")
         for tool in other.tools():
             if tool.spec.name in self._tools:
                 raise DuplicateNameError(f"two apps have a tool named {tool.spec.name!r}")
@@ -160,6 +188,18 @@ class App:
     def tools(self) -> Iterator[Tool]:
         """Iterate over the tools, in order of registration."""
         return iter(self._tools.values())
+
+    def rated_queues(self, task_queue: str) -> list[RatedQueue]:
+        """Return the task queues that the rates of tools and providers need beside that of the runs."""
+        queues = [
+            RatedQueue(tool_queue(task_queue, tool.spec.name), "tool", tool.spec.name, tool.spec.rate)
+            for tool in self._tools.values()
+            if tool.spec.rate is not None
+        ]
+        return queues + [
+            RatedQueue(model_queue(task_queue, provider), "model", provider, rate)
+            for provider, rate in self._provider_rates.items()
+        ]
 
     def find_tool(self, name: str) -> Tool | None:
         """Return the tool of that name, or None."""
@@ -211,6 +251,7 @@ class App:
             on_outage=agent.on_outage,
             outage_message=agent.outage_message,
             prompt_caching=agent.prompt_caching,
+            provider_rates=self._provider_rates,
         )
         size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:

@@ -466,6 +466,8 @@ class ToolOutcome(Frozen):
 
     content: str
     is_error: bool = False
+    cached: bool = False
+    """An earlier call's result: the tool was not called."""
     worker: str = ""
     """The worker process that has the result in memory now."""
 

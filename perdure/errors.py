@@ -21,6 +21,7 @@ PerdureError
 │   └── ChainMovedError         another writer has appended to the chain
 ├── HistoryFileError            a file is no exported history
 ├── DecryptionError             a payload cannot be read with the keys at hand
+├── RateLimitedError            a caller sent more requests than it may
 ├── ServerUnreachableError      the Temporal server does not answer
 ├── NoWorkerError               no worker polls the task queue
 └── ProcessError                a process that a command started ended, or never got ready
@@ -132,6 +133,15 @@ class DecryptionError(PerdureError):
     def __init__(self, message: str | None = None, *, key_id: str = "") -> None:
         super().__init__(message)
         self.key_id = key_id
+
+
+class RateLimitedError(PerdureError):
+    """There were too many requests."""
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds until another one is accepted."""
 
 
 class ServerUnreachableError(PerdureError):

@@ -13,6 +13,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 
+from perdure.caching import Caching
 from perdure.errors import InvalidToolError
 from perdure.messages import JsonObject
 from perdure.resource import template_fields
@@ -40,6 +41,11 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
             f"tool {name!r} has effect={options.effect.value!r} and a reconcile probe; only a 'once' tool can lose "
             "an outcome, so drop the probe or declare effect='once'"
         )
+    if options.cache is not None and options.effect is not Effect.READ:
+        raise InvalidToolError(
+            f"tool {name!r} has effect={options.effect.value!r} and a cache; only what a 'read' tool returns can stand "
+            "for another call, so drop the cache or declare effect='read'"
+        )
     docs = docstring_parser.parse(inspect.getdoc(function) or "")
     parameters = _parameters(function, name)
     _check_resource(options.resource, name, parameters)
@@ -57,12 +63,14 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         has_reconcile=reconcile is not None,
         asks_always=options.approval == "ask",
         resource=options.resource,
+        rate=options.rate,
     )
     return Tool(
         spec=spec,
         function=function,
         arguments=arguments,
         takes_context=_context_parameter(function) is not None,
+        caching=None if options.cache is None else Caching(ttl=options.cache, version=options.version),
         reconcile=reconcile,
     )
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
 from perdure.contracts import DEFAULT_TASK_QUEUE
 from perdure.encryption import Keyring, current_key, read_key
 from perdure.errors import SettingsError
+from perdure.rate_limits import RateLimits
 
 
 class Price(BaseModel, frozen=True, extra="forbid"):
@@ -68,8 +69,9 @@ class Settings(BaseSettings):
 
     max_concurrent_activities: int = Field(default=100, ge=1)
     """Model and tool calls one worker process runs at a time."""
-    max_concurrent_workflow_tasks: int = Field(default=100, ge=2)
-    """Workflow tasks (the short turns of the run's own code) one worker process handles at a time."""
+    max_concurrent_workflow_tasks: int = Field(default=20, ge=2)
+    """Workflow tasks (the short turns of the run's own code) one worker process handles at a time. They share one
+    processor, so more of them make no more progress; and those in hand are out of fairness's reach."""
     max_cached_runs: int = Field(default=1000, ge=0)
     """Runs one worker process keeps between their steps; others are replayed from history when they go on."""
     shutdown_grace_seconds: float = Field(default=30, ge=0)
@@ -95,6 +97,12 @@ class Settings(BaseSettings):
     """How long a model is left alone when its circuit has opened."""
     breaker_probes: int = Field(default=1, ge=1, le=100)
     """Calls that a model is then tried with, one at a time, before it is used as before."""
+    tool_cache: Literal["memory", "redis"] = "memory"
+    """Where results of tools that are cached are kept: by each worker process, or by all of them in `redis_url`."""
+    tool_cache_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What signs results in Redis; the same for all workers."""
+    rate_limits: RateLimits = RateLimits()
+    """How often one key, user or organisation may call the API, by what a request does."""
 
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""

@@ -11,7 +11,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
+from perdure.caching import Caching
 from perdure.messages import Frozen, JsonObject
+from perdure.rate import Rate
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
 DEFAULT_MAX_RESULT_BYTES: Final = 64 * 1024
@@ -62,6 +64,8 @@ class ToolSpec(Frozen):
     """The author said `approval="ask"`: no policy lets a call run without a human."""
     resource: str | None = None
     """Template of what a call touches, for policies; see `perdure.resource`."""
+    rate: Rate | None = None
+    """How often all workers together may call it; its calls then have a task queue of their own."""
 
 
 class NotDone:
@@ -84,6 +88,8 @@ class Tool:
     function: ToolFunction
     arguments: type[BaseModel]
     takes_context: bool
+    caching: Caching | None = None
+    """How long its results are good for other calls with the same arguments; None: each call is made."""
     reconcile: ToolFunction | None = None
     """Called as the function is; returns the result if the call took effect, `NOT_DONE` if it certainly did not, and
     raises when it cannot tell."""
@@ -131,3 +137,6 @@ class ToolOptions(BaseModel, extra="forbid", frozen=True):
     max_attempts: int = Field(default=3, ge=1, le=100)
     max_result_bytes: int = Field(default=DEFAULT_MAX_RESULT_BYTES, ge=1024, le=MAX_RESULT_BYTES)
     resource: str | None = Field(default=None, max_length=256)
+    rate: Rate | None = None
+    cache: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=30))
+    version: str = Field(default="1", min_length=1, max_length=64)

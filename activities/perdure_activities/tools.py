@@ -21,12 +21,14 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from perdure.app import App
+from perdure.caching import cache_key
 from perdure.contracts import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
 from perdure.errors import ToolError
 from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
 from perdure_activities.grants import find_grant
 from perdure_activities.heartbeat import Pulse, heartbeats
+from perdure_activities.tool_cache import ToolCache
 from perdure_activities.transcripts import Transcripts
 
 MAX_ERROR_BYTES = 4096
@@ -42,8 +44,11 @@ class _StillRunningError(Exception):
 class ToolActivities:
     """Tool calls of one worker process."""
 
-    def __init__(self, app: App, *, transcripts: Transcripts, worker: str, threads: int) -> None:
+    def __init__(
+        self, app: App, *, transcripts: Transcripts, worker: str, threads: int, cache: ToolCache | None = None
+    ) -> None:
         self._app = app
+        self._cache = cache
         self._transcripts = transcripts
         self._worker = worker
         self._max_threads = threads
@@ -67,6 +72,9 @@ class ToolActivities:
             arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
             return self._outcome(call, cut(explain(error, call.tool), MAX_ERROR_BYTES), is_error=True)
+        key = _key(tool, arguments, call) if self._cache else None
+        if self._cache and key and (content := await self._cache.find(key)) is not None:
+            return self._outcome(call, content, is_error=False, cached=True)
         with heartbeats() as pulse:
             try:
                 async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
@@ -84,7 +92,10 @@ class ToolActivities:
                     return self._broke(call, f"it took longer than {_seconds(call)}", error)
                 log.warning("tool_raised", error=type(error).__name__, exc_info=True)
                 return self._broke(call, f"{type(error).__name__}: {error}", error)
-        return self._outcome(call, write_result(result), is_error=False)
+        content = write_result(result)
+        if self._cache and key and tool.caching and _fits(content, call):
+            await self._cache.keep(key, content, ttl=tool.caching.ttl)
+        return self._outcome(call, content, is_error=False)
 
     @activity.defn
     async def check_call(self, call: ToolCall) -> CallCheck:
@@ -142,11 +153,11 @@ class ToolActivities:
             raise ApplicationError(cut(why, MAX_ERROR_BYTES), type=kind, non_retryable=True) from error
         return self._failed(call, f"{call.tool} failed: {why}", retry=True, kind="tool_broke")
 
-    def _outcome(self, call: ToolCall, content: str, *, is_error: bool) -> ToolOutcome:
+    def _outcome(self, call: ToolCall, content: str, *, is_error: bool, cached: bool = False) -> ToolOutcome:
         content = cut(content, call.max_result_bytes)
         run_id = activity.info().workflow_id or ""
         self._transcripts.remember_result(run_id, call.call_id, content, is_error=is_error)
-        return ToolOutcome(content=content, is_error=is_error, worker=self._worker)
+        return ToolOutcome(content=content, is_error=is_error, cached=cached, worker=self._worker)
 
 
 async def _in_thread(threads: Executor, function: Callable[[], object], cancelled: threading.Event) -> object:
@@ -164,6 +175,26 @@ async def _in_thread(threads: Executor, function: Callable[[], object], cancelle
         if activity.is_cancelled() and not activity.is_worker_shutdown():
             raise
         raise _StillRunningError from error
+
+
+def _key(tool: Tool, arguments: BaseModel, call: ToolCall) -> str | None:
+    """Return what the call's result is cached under, if the tool is cached."""
+    if tool.caching is None:
+        return None
+    # Without a context a tool cannot know who asks; with one it may answer each user in another way.
+    asker = (call.user, call.agent) if tool.takes_context else ()
+    return cache_key(
+        tool=call.tool,
+        version=tool.caching.version,
+        schema=tool.spec.input_schema,
+        tenant=(call.org, *asker),
+        given=call.arguments,
+        arguments=arguments,
+    )
+
+
+def _fits(content: str, call: ToolCall) -> bool:
+    return len(content.encode("utf-8", "replace")) <= call.max_result_bytes
 
 
 def _seconds(call: ToolCall) -> str:

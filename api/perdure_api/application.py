@@ -27,6 +27,8 @@ from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
 from perdure_api.openapi import corrected
+from perdure_api.rate_limiter import rate_limiter
+from perdure_api.rate_limits import RateLimitHeaders, limit
 from perdure_api.routes import agents, approvals, audit, codec, events, grants, health, runs
 from perdure_api.rpc import temporal_errors
 from perdure_api.runs import Runs
@@ -50,7 +52,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
         client: A connected client; default: one that connects with the first request that needs it.
 
     Raises:
-        ConfigurationError: The app is wrong (see `App.check`).
+        ConfigurationError: The app is wrong (see `App.check`), or a setting is.
     """
     if settings.policy is not None:
         app.govern(settings.policy)
@@ -66,6 +68,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
             yield
         finally:
             await api.state.feeds.close()
+            await api.state.rate_limiter.close()
             preparing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await preparing
@@ -74,12 +77,15 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api.state.settings = settings
     api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
     api.state.audit = Audit(open_store(settings))
+    api.state.rate_limiter = rate_limiter(settings)
     if client is not None:
         _attach(api, client, app, settings)
     for noun in (runs, events, approvals, grants, agents, audit):
-        api.include_router(noun.router, prefix="/v1", dependencies=[Depends(authorise)], responses=problems.COMMON)
+        guards = [Depends(authorise), Depends(limit)]
+        api.include_router(noun.router, prefix="/v1", dependencies=guards, responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)
+    api.add_middleware(RateLimitHeaders)
     api.add_middleware(BodyLimit)
     api.add_middleware(CodecCors)
     problems.install(api)

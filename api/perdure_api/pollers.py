@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pydantic import Field
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
@@ -23,14 +25,17 @@ class Pollers(Answer):
 
     workflow: int
     activity: int
+    rated: dict[str, int] = Field(default_factory=dict)
+    """For calls whose tool or provider has a rate, by task queue."""
 
 
-async def count_pollers(client: Client, task_queue: str, *, host: str = "") -> Pollers:
-    """Ask Temporal who polls the task queue.
+async def count_pollers(client: Client, task_queue: str, *, rated: Iterable[str] = (), host: str = "") -> Pollers:
+    """Ask Temporal who polls the task queue, and those beside it.
 
     Args:
         client: Of the server.
-        task_queue: The queue.
+        task_queue: The queue of the runs.
+        rated: Queues of tools and providers that have a rate.
         host: Count only workers of this host, which the SDK has in their identity, `pid@host`.
 
     Raises:
@@ -39,6 +44,7 @@ async def count_pollers(client: Client, task_queue: str, *, host: str = "") -> P
     return Pollers(
         workflow=await _count(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, host=host),
         activity=await _count(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY, host=host),
+        rated={name: await _count(client, name, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY, host=host) for name in rated},
     )
 
 

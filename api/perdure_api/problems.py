@@ -26,6 +26,7 @@ from perdure.errors import (
     InvalidInputError,
     NoWorkerError,
     PerdureError,
+    RateLimitedError,
     RunNotFoundError,
     ServerUnreachableError,
     UnknownAgentError,
@@ -45,6 +46,7 @@ STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     InputTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnknownAgentError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     ServerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     NoWorkerError: HTTPStatus.SERVICE_UNAVAILABLE,
     DecryptionError: HTTPStatus.BAD_GATEWAY,
@@ -84,10 +86,14 @@ COMMON: Final = problems(
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
+COMMON[HTTPStatus.TOO_MANY_REQUESTS.value]["headers"] = {
+    "Retry-After": {"description": "Seconds until another request is accepted.", "schema": {"type": "integer"}}
+}
 """What every route under /v1 may answer."""
 
 WITH_BODY: Final = problems(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -117,6 +123,8 @@ async def _refused(request: Request, error: PerdureError) -> Response:
         log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
     headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    if isinstance(error, RateLimitedError):
+        headers = {"Retry-After": str(error.retry_after)}
     title = (type(error).__doc__ or "").strip()
     return _response(
         Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)), headers=headers

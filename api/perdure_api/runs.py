@@ -25,6 +25,7 @@ from perdure.contracts import (
 from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError, PerdureError
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
+from perdure.priority import priority_of
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
 from perdure_api import visibility
@@ -99,7 +100,12 @@ class Runs:
         request = request_digest(new)
         try:
             await start_workflow(
-                self._client, arguments, run_id=chosen, task_queue=self._settings.task_queue, request=request
+                self._client,
+                arguments,
+                run_id=chosen,
+                task_queue=self._settings.task_queue,
+                request=request,
+                priority=new.priority,
             )
         except WorkflowAlreadyStartedError as error:
             description = await self._executions.describe(chosen)
@@ -120,6 +126,7 @@ class Runs:
         detail = RunDetail(
             **dict(await visibility.summary(description)),
             live=False,
+            priority=priority_of(description.raw_description.workflow_execution_info.priority.priority_key),
             totals=known_totals(description),
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
@@ -320,7 +327,9 @@ class Runs:
         Raises:
             ServerUnreachableError: Temporal does not answer.
         """
-        return await count_pollers(self._client, self._settings.task_queue)
+        queue = self._settings.task_queue
+        rated = [rated.name for rated in self._app.rated_queues(queue)]
+        return await count_pollers(self._client, queue, rated=rated)
 
     def agents(self) -> builtins.list[AgentSummary]:
         """Return the app's agents, in order of registration."""

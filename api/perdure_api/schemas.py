@@ -13,6 +13,8 @@ from perdure.approval import GrantTerm
 from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringRecord, Totals
 from perdure.grant import Grant
 from perdure.messages import Frozen
+from perdure.priority import Priority
+from perdure.rate import Rate
 from perdure.tool import Approval, Effect
 from perdure_api.text import (
     APPROVAL_ID_PATTERN,
@@ -56,6 +58,8 @@ class NewRun(Request):
     org: SearchKey | None = None
     session_id: SearchKey | None = None
     """The conversation that it belongs to."""
+    priority: Priority = Priority.NORMAL
+    """Which runs go on first while workers are busy; among equals, organisations take turns."""
     limits: Limits = Limits()
     """The fields given replace the agent's; durations are seconds or ISO 8601."""
     metadata: dict[Line, Text] = Field(default_factory=dict)
@@ -142,6 +146,7 @@ class RunDetail(RunSummary):
 
     live: bool
     """Whether the numbers are the run's own, of now. False: no worker answered, and they are visibility's."""
+    priority: Priority = Priority.NORMAL
     totals: Totals = Totals()
     pending_approvals: tuple[PendingApproval, ...] = ()
     pending_calls: tuple[PendingCall, ...] = ()
@@ -296,6 +301,8 @@ class AgentTool(Answer):
     effect: Effect
     approval: Approval
     timeout: timedelta
+    rate: Rate | None = None
+    """How often all workers together may call it."""
 
 
 class AgentSummary(Answer):

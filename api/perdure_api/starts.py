@@ -21,6 +21,7 @@ from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
 from perdure.principal import ANY
+from perdure.priority import Priority
 from perdure.search_attributes import (
     AGENT,
     MEMO_INPUT,
@@ -100,7 +101,7 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
 
 
 async def start_workflow(
-    client: Client, arguments: RunArguments, *, run_id: str, task_queue: str, request: str
+    client: Client, arguments: RunArguments, *, run_id: str, task_queue: str, request: str, priority: Priority
 ) -> None:
     """Start the run, unless there ever was one of that id.
 
@@ -122,6 +123,7 @@ async def start_workflow(
             arguments,
             id=run_id,
             task_queue=task_queue,
+            priority=priority.keys(org=arguments.org),
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             execution_timeout=arguments.limits.run_timeout + BACKSTOP,

@@ -203,6 +203,7 @@ class Activities:
                 tool=call.tool,
                 content=outcome.content,
                 is_error=outcome.is_error,
+                cached=outcome.cached,
             )
 
     def _replied(self, scheduled: _Scheduled, reply: ModelReply, stamp: Stamp) -> ModelReplied:

@@ -231,6 +231,8 @@ class ToolFinished(Attempted):
     tool: str
     content: str
     is_error: bool = False
+    cached: bool = False
+    """An earlier call's result: the tool was not called."""
 
 
 class ToolFailed(Attempted):

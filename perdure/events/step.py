@@ -116,6 +116,8 @@ class Step(Frozen):
     """None for a tool, and for a model that nobody has a price for."""
     arguments: JsonObject | None = None
     result: str | None = None
+    cached: bool = False
+    """The result is an earlier call's: the tool was not called."""
     error: str | None = None
     """Why the call failed or was lost."""
     rule: str = ""
@@ -213,6 +215,7 @@ class StepLog:
             event.step,
             status=StepStatus.ERROR if event.is_error else StepStatus.COMPLETED,
             result=event.content,
+            cached=event.cached,
             **self._end(event),
         )
 

@@ -36,6 +36,32 @@ async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
     assert "perdure worker" in before.json()["detail"]
 
 
+async def test_a_rate_that_no_worker_knows_is_told(api: Api) -> None:
+    """Workers of an older app leave the queue of a tool's new rate to itself; 503 names it, until one serves it."""
+    queue = f"{api.settings.task_queue}.tool.hurry"
+    script = in_turns(answer("hello"))
+
+    async def answered(status: int) -> Any:
+        response = await api.http.get("/readyz")
+        return response.json() if response.status_code == status else {}
+
+    async with Api(api.temporal, settings=api.settings).worker(script):
+        ready = await eventually(lambda: answered(200), what="a polling worker")
+
+        @api.app.tool(rate="10/s")
+        def hurry() -> str:
+            """Hurry."""
+            return "there"
+
+        unready = await answered(503)
+    async with api.worker(script):
+        ready_again = await eventually(lambda: answered(200), what="a worker that polls both queues")
+
+    assert ready["rated"] == {}
+    assert queue in unready["detail"]
+    assert list(ready_again["rated"]) == [queue]
+
+
 async def test_a_hosts_own_workers_can_be_told_from_others(api: Api) -> None:
     """A container's health check counts the worker beside it and no other's."""
     async with api.worker(in_turns(answer("hello"))):

@@ -39,3 +39,14 @@ def test_history_stays_linear() -> None:
 
     assert found.returncode == 0, found.stdout + found.stderr
     assert "transcript Queries" in found.stdout
+
+
+@pytest.mark.e2e
+def test_organisations_take_turns() -> None:
+    """Beside another organisation's flood a few runs take less than twice as long as alone."""
+    command = [sys.executable, "-m", "benchmarks", "fairness", "--quick"]
+
+    found = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "without fairness keys: until done" in found.stdout

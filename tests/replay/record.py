@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -28,9 +29,12 @@ from perdure.codec import data_converter
 from perdure.contracts import Finish, PendingApproval
 from perdure.history import export, fetch_executions, load
 from perdure.messages import Message
+from perdure.priority import Priority
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
+from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.state import RunArguments
 from tests.harness import (
     Handle,
     InProcessModel,
@@ -203,6 +207,31 @@ async def outage(client: Client) -> Handle:
     return handle
 
 
+async def rated(client: Client) -> Handle:
+    """A run whose model, and one of whose tools, have a rate, and which asks that tool the same question twice."""
+    app = App(provider_rates={"in-process": "100/s"})
+    app.include(shop())
+
+    @app.tool(rate="100/s", cache=3600)
+    def track_parcel(number: str) -> str:
+        """Say where a parcel is."""
+        return f"{number} is on its way"
+
+    chosen = app.add(agent(name="courier", tools=("find_order", "track_parcel")))
+    look = wish(("find_order", {"order_id": "1042"}), ("track_parcel", {"number": "7"}))
+    again = wish(("track_parcel", {"number": "7"}))
+    async with serving(client, app, InProcessModel(in_turns(look, again, answer("Tomorrow.")))) as settings:
+        handle = await client.start_workflow(
+            AgentRun.run,
+            RunArguments(spec=app.resolve(chosen), input="Where is my parcel?", org="acme"),
+            id=f"run-{uuid.uuid4().hex}",
+            task_queue=settings.task_queue,
+            priority=Priority.HIGH.keys(org="acme"),
+        )
+        await handle.result()
+    return handle
+
+
 RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
@@ -211,6 +240,7 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "continued": continued,
     "steered": steered,
     "outage": outage,
+    "rated": rated,
 }
 SUGGESTING: Final = (
     "--dynamic-config-value",

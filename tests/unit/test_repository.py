@@ -9,11 +9,14 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from perdure.rate_limits import Act, RateLimits
 from perdure.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -202,9 +205,23 @@ def test_settings_are_documented() -> None:
     assert len(rows) == len(defaults)
 
 
+def test_limits_of_requests_are_documented() -> None:
+    """The page has each limit with its default."""
+    page = (ROOT / "docs/settings.md").read_text()
+    rows = re.findall(r"^\| `(read|write|decision)`: .*? \| (.*?) \| (.*?) \| (.*?) \|$", page, flags=re.MULTILINE)
+
+    limits = {act: RateLimits().allowance(act) for act in get_args(Act)}
+
+    assert {act: rates for act, *rates in rows} == {
+        act: [str(allowance.key), str(allowance.user), str(allowance.org)] for act, allowance in limits.items()
+    }
+
+
 def written_default(value: object) -> str:
     """Return a default as the table has it."""
     assert value is not PydanticUndefined, "a setting without a default cannot be left out"
     if value is None:
         return "not set"
+    if isinstance(value, BaseModel):
+        return "see below"
     return f"`{value}`" if value != {} else "none"

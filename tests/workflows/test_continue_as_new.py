@@ -16,6 +16,7 @@ from perdure import App, ToolContext
 from perdure.codec import data_converter
 from perdure.contracts import ApprovalsMemo, RunStatus
 from perdure.messages import Message, UserMessage
+from perdure.priority import Priority
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
@@ -147,6 +148,28 @@ async def test_a_pending_approval_survives(restless: WorkflowEnvironment) -> Non
     assert still_asked.approval_id == asked.approval_id
     assert memo.pending == (still_asked,)
     assert (result.status, result.output) == (RunStatus.COMPLETED, "signed")
+
+
+async def test_a_run_keeps_its_priority(restless: WorkflowEnvironment) -> None:
+    """Temporal orders the tasks of a run's later executions as it does those of the first."""
+    app = reader(100)
+    model = InProcessModel(lambda messages: read_pages(8, messages))
+    keys = Priority.HIGH.keys(org="acme")
+
+    async with serving(restless.client, app, model) as settings:
+        handle = await restless.client.start_workflow(
+            AgentRun.run,
+            RunArguments(spec=app.resolve(next(app.agents())), input="read"),
+            id=f"run-{uuid.uuid4().hex}",
+            task_queue=settings.task_queue,
+            priority=keys,
+        )
+        await handle.result()
+    description = await handle.describe()
+
+    history = await restless.client.get_workflow_handle(handle.id, run_id=description.run_id).fetch_history()
+    assert history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    assert description.raw_description.workflow_execution_info.priority == keys._to_proto()
 
 
 async def test_open_results_too_large_to_carry_keep_the_run_where_it_is(restless: WorkflowEnvironment) -> None:

@@ -35,8 +35,11 @@ DYNAMIC_CONFIG: Final[dict[str, object]] = {
     "history.transferProcessorMaxPollRPS": 10_000,
     "history.timerProcessorMaxPollRPS": 10_000,
     "history.visibilityProcessorMaxPollRPS": 10_000,
-    # Tenants share a task queue by their fairness keys.
+    # Organisations share a task queue by their fairness keys: exactly if it is one partition, not four that each have
+    # an order, and a quarter of the queue's rate, of their own.
     "matching.enableFairness": True,
+    "matching.numTaskqueueReadPartitions": 1,
+    "matching.numTaskqueueWritePartitions": 1,
     # Cancellation is pushed to the worker at once instead of answering its next heartbeat.
     "frontend.WorkerCommandsEnabled": True,
     "system.enableCancelActivityWorkerCommand": True,

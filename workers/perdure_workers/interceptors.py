@@ -98,5 +98,5 @@ def _outcome(result: object) -> dict[str, AttributeValue]:
             "gen_ai.usage.cache_creation.input_tokens": result.usage.cache_write_tokens,
         }
     if isinstance(result, ToolOutcome):
-        return {"perdure.tool.is_error": result.is_error}
+        return {"perdure.tool.is_error": result.is_error, "perdure.tool.cached": result.cached}
     return {}

@@ -23,10 +23,12 @@ from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
+from perdure_activities.tool_cache import tool_cache
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
 from perdure_workers.auditing import auditing
 from perdure_workers.interceptors import Observation
+from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.auditor import Auditor
@@ -80,9 +82,17 @@ class Perdure(SimplePlugin):
             prices=settings.prices,
             worker=worker,
         )
+        # Each queue that a rate needs has as many calls at a time as the worker's own.
+        rated = sum(tool.spec.rate is not None for tool in app.tools())
+        threads = settings.max_concurrent_activities * (1 + rated)
+        self._cache = tool_cache(settings)
         self._tools = tools = ToolActivities(
-            app, transcripts=self.transcripts, worker=worker, threads=settings.max_concurrent_activities
+            app, transcripts=self.transcripts, worker=worker, threads=threads, cache=self._cache
         )
+        self._rated_activities: Activities = {
+            "model": (model.call_model,),
+            "tool": (tools.call_tool, tools.reconcile_call),
+        }
         super().__init__(
             "perdure",
             data_converter=partial(
@@ -125,9 +135,19 @@ class Perdure(SimplePlugin):
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002  # the SDK's name
-        """Run a worker, and keep the auditor going beside it."""
+        """Run a worker, with the auditor beside it, and other workers where tools or providers have a rate."""
+
+        async def run(worker: Worker) -> None:
+            if any(tool.caching for tool in self.app.tools()):
+                await self._cache.prepare()
+            queues = self.app.rated_queues(worker.task_queue)
+            if queues:
+                await run_with_rated_queues(worker, next, queues=queues, activities=self._rated_activities)
+            else:
+                await next(worker)
+
         async with auditing(worker.client, self._settings, task_queue=worker.task_queue):
-            await super().run_worker(worker, next)
+            await super().run_worker(worker, run)
 
     @asynccontextmanager
     async def _serve(self) -> AsyncIterator[None]:
@@ -137,5 +157,6 @@ class Perdure(SimplePlugin):
         finally:
             self._tools.close()
             await self._circuits.close()
+            await self._cache.close()
             for provider in self.providers.values():
                 await provider.close()

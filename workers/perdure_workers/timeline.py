@@ -95,7 +95,8 @@ class Timeline:
                 self._replied(event)
             case ToolFinished():
                 word = "error" if event.is_error else "tool"
-                self._row(event, word, self._call(event.step, event.tool), span(event.duration))
+                took = f"cached  {span(event.duration)}" if event.cached else span(event.duration)
+                self._row(event, word, self._call(event.step, event.tool), took)
                 self._retries(event)
                 self._rule(event.step)
                 self._excerpt(event.content)

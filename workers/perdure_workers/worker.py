@@ -59,6 +59,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         encryption_key_id=keyring.current if (keyring := settings.keyring()) else None,
         agents=[f"{agent.name}@{agent.version}" for agent in app.agents()],
         tools=[tool.spec.name for tool in app.tools()],
+        rates={queue.serves: str(queue.rate) for queue in app.rated_queues(settings.task_queue)},
     )
     async with worker:
         await stop.wait()

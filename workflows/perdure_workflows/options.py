@@ -11,6 +11,7 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from perdure.agent import AgentSpec, Limits
+    from perdure.rate import model_queue, tool_queue
     from perdure.tool import ToolSpec
     from perdure_workflows.state import Call
 
@@ -39,6 +40,8 @@ class ActivityOptions(TypedDict):
     retry_policy: RetryPolicy
     cancellation_type: ActivityCancellationType
     summary: str
+    task_queue: str | None
+    """None is the run's own."""
 
 
 def model_options(spec: AgentSpec, limits: Limits, *, step: int) -> ActivityOptions:
@@ -53,6 +56,7 @@ def model_options(spec: AgentSpec, limits: Limits, *, step: int) -> ActivityOpti
             maximum_attempts=0 if parks else limits.model_attempts,
         ),
         summary=f"model {spec.model_name} · step {step}",
+        task_queue=model_queue(_own_queue(), spec.provider) if spec.provider in spec.provider_rates else None,
     )
 
 
@@ -70,21 +74,26 @@ def tool_options(tool: ToolSpec, call: Call) -> ActivityOptions:
             maximum_attempts=attempts,
         ),
         summary=f"tool {tool.name}{approved} · step {call.step}",
+        task_queue=tool_queue(_own_queue(), tool.name) if tool.rate else None,
     )
 
 
 def reconcile_options(tool: ToolSpec, call: Call) -> ActivityOptions:
-    """For the probe after a lost `once` call: it only reads, so it is retried as a read is."""
+    """For the probe after a lost `once` call: it only reads, so it is retried as a read is.
+
+    It asks the system that the tool calls, so the tool's rate counts it too.
+    """
     return _options(
         timeout=tool.timeout + TIMEOUT_MARGIN,
         heartbeat=HEARTBEAT_TIMEOUT,
         retries=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
         summary=f"reconcile {tool.name} · step {call.step}",
+        task_queue=tool_queue(_own_queue(), tool.name) if tool.rate else None,
     )
 
 
 def check_options(tool: ToolSpec, call: Call) -> ActivityOptions:
-    """For validating arguments before a human is asked."""
+    """For validating arguments before a human is asked: nothing outside is called, so no rate holds it up."""
     return _options(
         timeout=CHECK_TIMEOUT,
         heartbeat=None,
@@ -107,7 +116,18 @@ def transcript_options() -> ActivityOptions:
     )
 
 
-def _options(*, timeout: timedelta, heartbeat: timedelta | None, retries: RetryPolicy, summary: str) -> ActivityOptions:
+def _own_queue() -> str:
+    return workflow.info().task_queue
+
+
+def _options(
+    *,
+    timeout: timedelta,
+    heartbeat: timedelta | None,
+    retries: RetryPolicy,
+    summary: str,
+    task_queue: str | None = None,
+) -> ActivityOptions:
     return ActivityOptions(
         start_to_close_timeout=timeout,
         heartbeat_timeout=heartbeat,
@@ -115,4 +135,5 @@ def _options(*, timeout: timedelta, heartbeat: timedelta | None, retries: RetryP
         # The run's end waits for the activity's, so that nothing goes on, or is paid for, after it.
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
+        task_queue=task_queue,
     )

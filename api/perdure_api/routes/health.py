@@ -35,8 +35,13 @@ async def health() -> Health:
     responses=problems(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def readiness(runs: Gateway) -> Pollers:
-    """Ask Temporal whether workers poll the task queue."""
+    """Ask Temporal whether workers poll the task queue, and those of tools and providers that have a rate."""
     pollers = await runs.pollers()
     if not (pollers.workflow and pollers.activity):
         raise NoWorkerError("Temporal answers, but no worker polls the task queue; start one with 'perdure worker'")
+    if unserved := [name for name, count in pollers.rated.items() if not count]:
+        raise NoWorkerError(
+            f"workers run, but none polls {', '.join(unserved)}: they lack rates that the app here declares, and calls "
+            "would wait there for good; deploy the same app to both"
+        )
     return pollers

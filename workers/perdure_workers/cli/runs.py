@@ -39,6 +39,9 @@ def run(
             metavar="ROLE", help="A role that the policy goes by. Repeatable. Default: all.", show_default=False
         ),
     ] = None,
+    priority: Annotated[
+        str, typer.Option(metavar="LEVEL", help="Which runs go on first while workers are busy: high, normal or low.")
+    ] = "normal",
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,6 +70,7 @@ def run(
         user=user,
         org=org,
         roles=tuple(role) if role else None,
+        priority=priority,
         limits=tuple(limit or ()),
         metadata=tuple(metadata or ()),
     )

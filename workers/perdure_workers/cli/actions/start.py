@@ -32,6 +32,7 @@ class Order:
     user: str | None
     org: str | None
     roles: tuple[str, ...] | None
+    priority: str
     limits: tuple[str, ...]
     """`NAME=VALUE` each, as `metadata`."""
     metadata: tuple[str, ...]
@@ -68,6 +69,7 @@ def _new_run(order: Order) -> NewRun:
                 "org": order.org,
                 "session_id": order.session,
                 **({} if order.roles is None else {"roles": order.roles}),
+                "priority": order.priority,
                 "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
                 "metadata": dict(_pairs("--metadata", order.metadata)),
             }
