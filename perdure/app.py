@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, TypeVar
@@ -46,6 +46,7 @@ class App:
         max_attempts: int = 3,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
         resource: str | None = None,
+        secrets: Iterable[str] = (),
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
@@ -61,6 +62,8 @@ class App:
             max_attempts: For a repeatable tool; a `once` tool always has one.
             max_result_bytes: A longer result is cut, with a marker that says so.
             resource: What a call touches, as policies name it: a template over the arguments, `order:{order_id}`.
+            secrets: Arguments, or paths into them (`card.number`), that events, approvals, logs and webhooks show as
+                `[secret]`; the tool itself gets their values.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -77,6 +80,7 @@ class App:
                     "max_attempts": max_attempts,
                     "max_result_bytes": max_result_bytes,
                     "resource": resource,
+                    "secrets": tuple(secrets),
                 }
             )
         except ValidationError as error:

@@ -20,6 +20,7 @@ from perdure.approval import ApprovalRequirement, ArgumentChange, GrantTerm, Vot
 from perdure.grant import Grant
 from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult
 from perdure.policy import Policy
+from perdure.secret_arguments import mask_arguments
 
 WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
@@ -86,6 +87,9 @@ class RunInput(Frozen):
     """Of the principal that started the run."""
     requested_by: str = ""
     """Who started the run; `user` is on whose behalf."""
+    salt: str = ""
+    """Random, for digests of calls: without it who sees a digest could guess a short secret argument. Set where a tool
+    declares secrets."""
 
 
 class RunError(Frozen):
@@ -191,10 +195,19 @@ class PendingApproval(Frozen):
     escalations: int = 0
     """How often nobody decided in time, and others were asked."""
 
+    secrets: tuple[str, ...] = ()
+    """Arguments that the tool declares as secret."""
+
     @property
     def missing(self) -> int:
         """How many more must approve."""
         return self.requirement.quorum - len(self.votes)
+
+    def shown(self) -> PendingApproval:
+        """Return the question as people may see it, its secret arguments masked."""
+        if not self.secrets:
+            return self
+        return self.model_copy(update={"arguments": mask_arguments(self.arguments, self.secrets)})
 
 
 class Decision(Frozen):
@@ -471,9 +484,10 @@ class TranscriptSlice(Frozen):
     """One past the last message wanted; the answer reaches back from there as far as one result may."""
 
 
-def call_digest(tool: str, arguments: JsonObject) -> str:
-    """Identify a call's content: SHA-256 of the tool's name and its arguments as canonical JSON."""
-    content = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+def call_digest(tool: str, arguments: JsonObject, *, salt: str = "") -> str:
+    """Identify a call's content: SHA-256 of the run's salt, the tool's name and its arguments as canonical JSON."""
+    what = [salt, tool, arguments] if salt else [tool, arguments]
+    content = json.dumps(what, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 

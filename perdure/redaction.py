@@ -7,11 +7,15 @@ Two things give a secret away: the name it is kept under (`perdure.secret_names`
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from enum import Enum
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import BaseModel
 
 from perdure.secret_forms import CARD_MASK, MASK, is_card_number, mask_forms
 from perdure.secret_names import is_secret_name
@@ -23,6 +27,49 @@ MAX_VALUES: Final = 50_000
 """Values of one JSON document that are looked at; the rest is left out."""
 MIN_VALUE: Final = 4
 """Characters of the shortest declared secret that is looked for in other texts; shorter ones are anywhere."""
+IDENTIFIERS: Final = frozenset(
+    {
+        "agent",
+        "approval_id",
+        "approvers",
+        "by",
+        "call_id",
+        "decided_by",
+        "digest",
+        "edited_by",
+        "effect",
+        "error_type",
+        "execution_id",
+        "grant_id",
+        "id",
+        "kind",
+        "model",
+        "name",
+        "next_page_token",
+        "not_from",
+        "notice_id",
+        "org",
+        "provider_id",
+        "question",
+        "requested_by",
+        "rule",
+        "run_id",
+        "secrets",
+        "sender",
+        "session_id",
+        "tool",
+        "tools",
+        "type",
+        "ui_url",
+        "user",
+        "version",
+        "waiting_for",
+        "worker",
+    }
+)
+"""Fields of our models that name something; no redactor may take one for what it looks like. New ones are redacted."""
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Redactor(Protocol):
@@ -100,6 +147,42 @@ def redact_json(value: Any, redactor: Redactor = SECRETS) -> Any:
     Beyond `MAX_DEPTH` levels or `MAX_VALUES` values nothing is passed on unseen, but left out.
     """
     return _Walk(redactor).value(value, depth=0)
+
+
+def redact_model(model: M, redactor: Redactor = SECRETS) -> M:
+    """Return a model with secrets masked in all that is free text or JSON; ids, names and numbers stay as they are."""
+    changes: dict[str, object] = {}
+    for name in type(model).model_fields:
+        if name not in IDENTIFIERS:
+            value = getattr(model, name)
+            shown = _shown(value, redactor)
+            if shown is not value:
+                changes[name] = shown
+    return model.model_copy(update=changes) if changes else model
+
+
+async def redacted(model: M, redactor: Redactor) -> M:
+    """Return what `redact_model` does; a redactor that takes its time has a thread for it."""
+    if redactor is SECRETS:
+        return redact_model(model, redactor)
+    return await asyncio.to_thread(redact_model, model, redactor)
+
+
+def _shown(value: Any, redactor: Redactor) -> Any:
+    match value:
+        case Enum():
+            return value
+        case str():
+            return redactor.redact(value)
+        case BaseModel():
+            return redact_model(value, redactor)
+        case dict():
+            return redact_json(value, redactor) if value else value
+        case tuple() if value:
+            shown = tuple(_shown(item, redactor) for item in value)
+            return shown if any(new is not old for new, old in zip(shown, value, strict=True)) else value
+        case _:
+            return value
 
 
 class _Walk:

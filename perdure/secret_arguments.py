@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from perdure.messages import JsonObject
-from perdure.redaction import MASK
+from perdure.secret_forms import MASK
 
 
 def mask_arguments(arguments: JsonObject, secrets: Iterable[str]) -> JsonObject:
@@ -36,6 +36,11 @@ def secret_values(arguments: JsonObject, secrets: Iterable[str]) -> list[str]:
     for path in secrets:
         _collect(arguments, path, found)
     return found
+
+
+def is_declared(path: str, secrets: Iterable[str]) -> bool:
+    """Whether what is at a path is secret, or holds or is within something that is."""
+    return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in secrets)
 
 
 def _mask_path(value: Any, path: str) -> Any:

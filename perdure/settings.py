@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""
 
+    pii: Literal["off", "presidio"] = "off"
+    """Whether personal data is redacted beside secrets; `presidio` needs the extra `pii`."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: for people on a terminal, JSON elsewhere."""

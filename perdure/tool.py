@@ -62,6 +62,8 @@ class ToolSpec(Frozen):
     """The author said `approval="ask"`: no policy lets a call run without a human."""
     resource: str | None = None
     """Template of what a call touches, for policies; see `perdure.resource`."""
+    secrets: tuple[str, ...] = ()
+    """Arguments, or paths into them, that nobody but the tool is shown; see `perdure.secret_arguments`."""
 
 
 class NotDone:
@@ -131,3 +133,4 @@ class ToolOptions(BaseModel, extra="forbid", frozen=True):
     max_attempts: int = Field(default=3, ge=1, le=100)
     max_result_bytes: int = Field(default=DEFAULT_MAX_RESULT_BYTES, ge=1024, le=MAX_RESULT_BYTES)
     resource: str | None = Field(default=None, max_length=256)
+    secrets: tuple[str, ...] = ()

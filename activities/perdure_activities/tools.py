@@ -66,7 +66,9 @@ class ToolActivities:
         try:
             arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
-            return self._outcome(call, cut(explain(error, call.tool), MAX_ERROR_BYTES), is_error=True)
+            return self._outcome(
+                call, cut(explain(error, call.tool, secrets=tool.spec.secrets), MAX_ERROR_BYTES), is_error=True
+            )
         with heartbeats() as pulse:
             try:
                 async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
@@ -89,10 +91,11 @@ class ToolActivities:
     @activity.defn
     async def check_call(self, call: ToolCall) -> CallCheck:
         """Validate the arguments without running the tool, and look for a standing grant."""
+        tool = self._tool(call)
         try:
-            read_arguments(self._tool(call), call.arguments)
+            read_arguments(tool, call.arguments)
         except ValidationError as error:
-            return CallCheck(problem=cut(explain(error, call.tool), MAX_ERROR_BYTES))
+            return CallCheck(problem=cut(explain(error, call.tool, secrets=tool.spec.secrets), MAX_ERROR_BYTES))
         return CallCheck(grant=await find_grant(activity.client(), call.grant_id) if call.grant_id else None)
 
     @activity.defn

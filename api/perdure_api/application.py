@@ -18,6 +18,7 @@ from perdure.app import App
 from perdure.codec import payload_codec
 from perdure.connection import connect, ensure_search_attributes
 from perdure.errors import PerdureError
+from perdure.personal_data import load_redactor
 from perdure.settings import Settings
 from perdure_api import problems
 from perdure_api.access import authorise
@@ -82,7 +83,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
 
 def _attach(api: FastAPI, client: Client, app: App, settings: Settings) -> None:
     api.state.runs = Runs(client, app, settings)
-    api.state.feeds = Feeds(client)
+    api.state.feeds = Feeds(client, redactor=load_redactor(settings))
 
 
 class _Api(FastAPI):

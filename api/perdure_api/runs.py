@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Final
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from perdure import history
@@ -25,6 +25,8 @@ from perdure.contracts import (
 from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError, PerdureError
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
+from perdure.personal_data import load_redactor
+from perdure.redaction import redacted
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
 from perdure_api import visibility
@@ -75,6 +77,7 @@ class Runs:
         self._client = client
         self._app = app
         self._settings = settings
+        self._redactor = load_redactor(settings)
         self._executions = Executions(client)
         self._decisions = Decisions(client, self._executions, app)
         self._grants = Grants(client)
@@ -123,9 +126,12 @@ class Runs:
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
         )
+        return await redacted(await self._as_it_is(detail, description), self._redactor)
+
+    async def _as_it_is(self, detail: RunDetail, description: WorkflowExecutionDescription) -> RunDetail:
         if not visibility.is_open(description):
             return _ended(detail, await self._executions.end(description))
-        view = await self._executions.view(run_id)
+        view = await self._executions.view(detail.run_id)
         if view is not None and not view.status.ended:
             return _as_seen(detail, view)
         approvals, steering = await visibility.approvals_memo(description), await visibility.steering_memo(description)
@@ -146,7 +152,7 @@ class Runs:
         )
         with temporal_errors():
             await rows.fetch_next_page()
-        items = [await visibility.summary(row) for row in rows.current_page or ()]
+        items = [await redacted(await visibility.summary(row), self._redactor) for row in rows.current_page or ()]
         return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 
     async def cancel(self, run_id: str, *, reason: str = "") -> None:
@@ -218,7 +224,8 @@ class Runs:
                 run = (await visibility.summary(row)).model_dump(include=set(InboxApproval.model_fields))
                 pending = (await visibility.inbox_memo(row)).pending
                 found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
-        return sorted(found, key=lambda approval: approval.asked_at)[:limit]
+        oldest = sorted(found, key=lambda approval: approval.asked_at)[:limit]
+        return [await redacted(approval, self._redactor) for approval in oldest]
 
     async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
         """Decide on an approval, and say whether the run has taken the decision.
@@ -285,13 +292,13 @@ class Runs:
         """
         check_event_id(after)
         with temporal_errors(run_id=run_id):
-            return await history.read_events(self._client, run_id, after=after)
+            return await history.read_events(self._client, run_id, after=after, redactor=self._redactor)
 
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends; raises as `events`."""
         check_event_id(after)
         with temporal_errors(run_id=run_id):
-            async for event in history.follow_events(self._client, run_id, after=after):
+            async for event in history.follow_events(self._client, run_id, after=after, redactor=self._redactor):
                 yield event
 
     async def steps(self, run_id: str) -> builtins.list[Step]:

@@ -78,7 +78,7 @@ class Perdure(SimplePlugin):
                 tools.reconcile_call,
                 GrantActivities().record_grant,
             ],
-            interceptors=[Observation()],
+            interceptors=[Observation(app)],
             workflow_runner=strict,
             run_context=self._serve,
         )

@@ -397,7 +397,7 @@ class AgentRun:
         step = self._next_step()
         # Some servers number their calls from zero in each reply; and after a reset to an earlier step another call
         # must not inherit this one's idempotency key. Hence a name of our own, from place and content.
-        content = f"{part.id}:{call_digest(part.name, part.arguments)}"
+        content = f"{part.id}:{call_digest(part.name, part.arguments, salt=self._arguments.salt)}"
         call_id = f"c{step}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
         return Call(
             call_id=call_id,

@@ -34,7 +34,7 @@ class Publication:
         return RunView(
             status=self._status,
             totals=self._state.totals,
-            pending_approvals=self._approvals.pending,
+            pending_approvals=tuple(approval.shown() for approval in self._approvals.pending),
             approvals=self._approvals.records,
             grants=self._approvals.grants,
             paused=self._steering.paused,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from perdure.errors import InvalidInputError
+from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
 from perdure_api.runs import Runs
 from perdure_api.schemas import NewRun, StartedRun
@@ -52,7 +53,7 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
             _print_started(started, as_json=as_json)
             return None
         console(stderr=True).print(f"run {started.run_id}", soft_wrap=True)
-        return await wait_for(client, started.run_id, as_json=as_json)
+        return await wait_for(client, started.run_id, redactor=load_redactor(settings), as_json=as_json)
 
 
 def _new_run(order: Order) -> NewRun:
