@@ -3,6 +3,7 @@
 from perdure.agent import Agent, Limits
 from perdure.app import App
 from perdure.errors import PerdureError, ToolError
+from perdure.guard import Guard
 from perdure.tool import NOT_DONE, Approval, Effect, NotDone, ToolContext
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "App",
     "Approval",
     "Effect",
+    "Guard",
     "Limits",
     "NotDone",
     "PerdureError",

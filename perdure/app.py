@@ -19,6 +19,7 @@ from perdure.errors import (
     UnknownAgentError,
     UnknownToolError,
 )
+from perdure.guard_pattern import compiled
 from perdure.schema import build_tool
 from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
 
@@ -158,7 +159,8 @@ class App:
 
         Raises:
             UnknownToolError: The agent names a tool that the app does not have.
-            ConfigurationError: Instructions and schemas together are too large for a history.
+            ConfigurationError: Instructions and schemas together are too large for a history, or an output guard's
+                pattern cannot be used.
         """
         missing = [name for name in agent.tools if name not in self._tools]
         if missing:
@@ -177,7 +179,9 @@ class App:
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             on_reject=agent.on_reject,
+            output_guard=tuple(agent.output_guard),
         )
+        _check_guards(agent)
         size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:
             raise ConfigurationError(
@@ -196,6 +200,19 @@ class App:
             raise ConfigurationError("the app has no agent; add one with app.add(Agent(…))")
         for agent in self._agents.values():
             self.resolve(agent)
+
+
+def _check_guards(agent: Agent) -> None:
+    names = [guard.name for guard in agent.output_guard]
+    if len(set(names)) != len(names):
+        raise DuplicateNameError(f"agent {agent.name!r} has two output guards of one name: {', '.join(names)}")
+    for guard in agent.output_guard:
+        try:
+            compiled(guard.pattern)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"agent {agent.name!r}: the pattern of output guard {guard.name!r} cannot be used: {error}"
+            ) from error
 
 
 def load_app(reference: str | None = None) -> App:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field
 from temporalio import activity
 
+from perdure.agent import MAX_INPUT_BYTES as MAX_INPUT_BYTES
 from perdure.agent import AgentSpec, Limits
 from perdure.approval import ApprovalRequirement, ArgumentChange, GrantTerm, Vote
 from perdure.grant import Grant
@@ -24,8 +25,6 @@ from perdure.secret_arguments import mask_arguments
 
 WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
-MAX_INPUT_BYTES: Final = 512 * 1024
-"""The largest input a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """The largest message that joins a run under way."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
@@ -398,6 +397,8 @@ class ModelCall(Frozen):
     tail: tuple[TailMessage, ...] = ()
     """The last ones of these messages, for a worker that has those before."""
     timeout: timedelta
+    unfinished: str = ""
+    """The end of what a reply said before it was cut, for an output guard: what it looks for may lie across the cut."""
 
 
 class Finish(StrEnum):
@@ -411,6 +412,8 @@ class Finish(StrEnum):
     """The provider paused a long turn and wants to be called again."""
     REFUSAL = "refusal"
     CONTENT_FILTER = "content_filter"
+    BLOCKED = "blocked"
+    """The agent's output guard blocks the reply, which is not kept."""
     CONTEXT_WINDOW = "context_window"
 
 
@@ -428,6 +431,8 @@ class ModelReply(Frozen):
     """None when nobody has a price for the model: unpriced, not free."""
     worker: str = ""
     """The worker process that has the conversation in memory now."""
+    withdrawn: int = 0
+    """Characters at the end of `ModelCall.unfinished` that turned out to be the beginning of what a guard masks."""
 
 
 class ToolCall(Frozen):

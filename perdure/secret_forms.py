@@ -96,6 +96,13 @@ FORMS: Final = (
 )
 """Forms of secrets, those with a more general prefix last."""
 
+PLAIN_FORMS: Final = tuple(
+    form.source
+    for form in FORMS
+    if form.replace in (_whole, _after_first_group) and not re.search(r"\(\?(?!:)", form.source)
+)
+"""Expressions of those that are secret for certain, whatever is around them."""
+
 _TABLE: Final = tuple((hint, re.compile(form.source), form.replace) for form in FORMS for hint in form.hints)
 _NAME_PARTS: Final = (
     "passw",

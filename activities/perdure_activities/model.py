@@ -28,6 +28,7 @@ from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
 from perdure.settings import Price
 from perdure_activities.heartbeat import heartbeats
+from perdure_activities.output_guard import guarded, watched
 from perdure_activities.pricing import price
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import provider_for
@@ -80,8 +81,14 @@ class ModelActivities:
                     received += len(text)
                     pulse.note({"characters": received})
 
-                reply = await provider.call(spec, conversation.items(), timeout=call.timeout, on_text=on_text)
-                reply = replace(reply, message=fit(reply.message))
+                reply = await provider.call(
+                    spec,
+                    conversation.items(),
+                    timeout=call.timeout,
+                    on_text=watched(spec.output_guard, on_text),
+                )
+                passed = await guarded(reply, spec.output_guard, before=call.unfinished)
+                reply = replace(passed.reply, message=fit(passed.reply.message))
                 conversation.append(reply.message)
             finally:
                 self._transcripts.put(run_id, conversation)
@@ -102,6 +109,7 @@ class ModelActivities:
             usage=reply.usage,
             cost_usd=cost,
             worker=self._worker,
+            withdrawn=passed.withdrawn,
         )
 
     @activity.defn

@@ -55,11 +55,14 @@ CUT_CALL = (
 )
 MAX_CARRIED_BYTES = 1_500_000
 """What the next execution may start with; Temporal refuses an input of 2 MiB."""
+MAX_REMEMBERED = 4096
+"""Characters of a cut reply that an output guard is told when the reply goes on."""
 ALARM_MARGIN = timedelta(seconds=1)
 """Timers are coarser than the clock; one that rang too early would be the last."""
 FAILED_ENDS = {
     Finish.REFUSAL: "model_refused",
     Finish.CONTENT_FILTER: "content_filtered",
+    Finish.BLOCKED: "output_blocked",
     Finish.CONTEXT_WINDOW: "context_window",
 }
 """Finishes that end the run as failed, and the error's type."""
@@ -211,6 +214,7 @@ class AgentRun:
             digest=self._transcript.digest,
             tail=tuple(fitting(self._state.tail)),
             timeout=self._arguments.limits.model_timeout,
+            unfinished=self._state.unfinished_text[-MAX_REMEMBERED:] if self._arguments.spec.output_guard else "",
         )
         options = model_options(self._arguments.spec, self._arguments.limits, step=step)
         try:
@@ -235,11 +239,14 @@ class AgentRun:
         self._transcript.append(message)
         self._state.tail = []
         self._state.model_worker = reply.worker
-        text, self._state.unfinished_text = self._state.unfinished_text + message.text, ""
+        unfinished = self._state.unfinished_text
+        text, self._state.unfinished_text = unfinished[: len(unfinished) - reply.withdrawn] + message.text, ""
         self._state.last_words = text or self._state.last_words
         self._state.calls = [self._open_call(part) for part in message.tool_calls]
         if self._state.calls:
             self._state.unfinished_text = ""  # these words led to calls, and are no part of the answer
+        if reply.finish is Finish.BLOCKED:
+            self._state.last_words = ""  # its beginning may have been said before the reply was cut
         if reply.finish in FAILED_ENDS:
             self._fail(
                 RunError(
