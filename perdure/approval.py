@@ -93,7 +93,7 @@ class ArgumentChange(Frozen):
 def argument_changes(
     before: JsonObject, after: JsonObject, *, secrets: tuple[str, ...] = ()
 ) -> tuple[ArgumentChange, ...]:
-    """Return what differs, in the order of the paths; at most 50 changes, and of secret arguments only that they did."""
+    """Return what differs, in the order of the paths: at most 50 changes, without secret values."""
     flat_before, flat_after = dict(_leaves(before)), dict(_leaves(after))
     paths = sorted(path for path in flat_before | flat_after if flat_before.get(path) != flat_after.get(path))
     return tuple(

@@ -111,6 +111,25 @@ async def test_approver_edits_around_the_masks(api: Api, paid: list[tuple[str, i
     assert CARD not in said
 
 
+async def test_a_changed_secret_is_told_without_its_values(api: Api, paid: list[tuple[str, int, int]]) -> None:
+    """What an approver changed is kept; of a secret argument only that it was changed."""
+    async with api.worker(in_turns(wish(CALL), answer("Paid."))):
+        run_id = await api.start()
+        asked = await api.approval(run_id)
+        await api.http.post(
+            f"/v1/runs/{run_id}/approvals/{asked['approval_id']}",
+            json={"decision": "approve", "decided_by": "ann", "arguments": {**asked["arguments"], "cvc": 8822}},
+        )
+        await api.ended(run_id)
+        events = (await api.get(f"/v1/runs/{run_id}/events"))["items"]
+        said = await everything(api, run_id)
+
+    [edited] = [event for event in events if event["kind"] == "approval.edited"]
+    assert edited["changes"] == [{"path": "cvc", "before": '"[secret]"', "after": '"[secret]"'}]
+    assert paid == [(CARD, 8822, 5)]
+    assert "8822" not in said
+
+
 async def test_failures_and_misfits_do_not_repeat_the_values(api: Api) -> None:
     """Neither the tool's own error nor the check of its arguments gives a secret away."""
     refused = wish(("pay", {"card_number": CARD, "cvc": f"no number {CARD}", "amount": 5}))
