@@ -20,12 +20,14 @@ from perdure.errors import (
     UnknownToolError,
 )
 from perdure.guard_pattern import compiled
+from perdure.input_guard import InputCheck
 from perdure.schema import build_tool
 from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
 
 ENTRY_POINT_GROUP = "perdure.apps"
 
 F = TypeVar("F", bound=ToolFunction)
+C = TypeVar("C", bound=InputCheck)
 
 
 class App:
@@ -34,6 +36,7 @@ class App:
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}
         self._agents: dict[tuple[str, str], Agent] = {}
+        self._input_guards: list[tuple[str | None, InputCheck]] = []
 
     def tool(
         self,
@@ -96,6 +99,31 @@ class App:
 
         return register
 
+    def input_guard(self, *, agent: str | None = None) -> Callable[[C], C]:
+        """Register the decorated function as a check of what people say to an agent, and return it unchanged.
+
+            @app.input_guard(agent="support")
+            def no_legal_advice(text: str, ctx: InputContext) -> None:
+                if "sue" in text:
+                    raise InputRefusedError("ask a lawyer")
+
+        It runs before a run starts and before a message joins one; a plain function in a thread, with ten seconds. A
+        check that breaks refuses.
+
+        Args:
+            agent: The agent's name, in all its versions; default: every agent.
+        """
+
+        def register(check: C) -> C:
+            self._input_guards.append((agent, check))
+            return check
+
+        return register
+
+    def input_guards(self, agent: str) -> list[InputCheck]:
+        """Return the checks of what is said to an agent, in order of registration."""
+        return [check for name, check in self._input_guards if name in (None, agent)]
+
     def add(self, agent: Agent) -> Agent:
         """Register an agent and return it.
 
@@ -123,6 +151,10 @@ class App:
             self._tools[tool.spec.name] = tool
         for agent in other.agents():
             self.add(agent)
+        # Checks of every agent are of every agent of their own app.
+        names = dict.fromkeys(agent.name for agent in other.agents())
+        for name, check in other._input_guards:
+            self._input_guards += [(one, check) for one in ([name] if name else names)]
 
     def agents(self) -> Iterator[Agent]:
         """Iterate over the agents, in order of registration."""
@@ -200,6 +232,12 @@ class App:
             raise ConfigurationError("the app has no agent; add one with app.add(Agent(…))")
         for agent in self._agents.values():
             self.resolve(agent)
+        names = {agent.name for agent in self._agents.values()}
+        unknown = [name for name, _ in self._input_guards if name is not None and name not in names]
+        if unknown:
+            raise ConfigurationError(
+                f"an input guard is for agent {unknown[0]!r}, which the app does not have; it has: {', '.join(names)}"
+            )
 
 
 def _check_guards(agent: Agent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Final
@@ -14,6 +15,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from perdure import history
 from perdure.app import App
 from perdure.contracts import (
+    MAX_INPUT_BYTES,
     MAX_MESSAGE_BYTES,
     Hold,
     PendingApproval,
@@ -22,9 +24,16 @@ from perdure.contracts import (
     RunView,
     SteeringMessage,
 )
-from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError, PerdureError
+from perdure.errors import (
+    IdempotencyKeyReusedError,
+    InputTooLargeError,
+    InvalidInputError,
+    PerdureError,
+    UnknownAgentError,
+)
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
+from perdure.input_guard import InputContext, check_input
 from perdure.personal_data import load_redactor
 from perdure.redaction import redacted
 from perdure.search_attributes import MEMO_REQUEST
@@ -54,6 +63,7 @@ from perdure_api.schemas import (
     StartedRun,
 )
 from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_workflows.state import RunArguments
 
 MAX_PAGE: Final = 1000
 INBOX_PAGE: Final = 100
@@ -93,10 +103,12 @@ class Runs:
         Raises:
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Input or metadata are over their limit.
+            InputRefusedError: The agent's input guard refuses the input.
             IdempotencyKeyReusedError: The key belongs to another request.
             InvalidInputError: The run's id cannot be one.
         """
         arguments = run_arguments(new, self._app)
+        await self._check_input(new.input, _context_of(arguments), limit=MAX_INPUT_BYTES)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
@@ -172,13 +184,21 @@ class Runs:
             RunNotFoundError: There is no such run.
             ConflictError: It has ended.
             InputTooLargeError: The text is over its limit.
+            InputRefusedError: The agent's input guard refuses it.
         """
-        size = len(request.text.encode())
-        if size > MAX_MESSAGE_BYTES:
-            raise InputTooLargeError(f"the message is {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} fit")
-        await self._executions.describe_open(run_id)
+        description = await self._executions.describe_open(run_id)
+        context = visibility.input_context(description, sender=request.sender)
+        await self._check_input(request.text, context, limit=MAX_MESSAGE_BYTES)
         message = SteeringMessage(text=request.text, sender=request.sender or "")
         await self._executions.signal(run_id, "message", message)
+
+    async def _check_input(self, text: str, context: InputContext, *, limit: int) -> None:
+        with contextlib.suppress(UnknownAgentError):  # a run may be of a version that this app no longer has
+            limit = min(limit, self._app.agent(context.agent, context.version).max_input_bytes)
+        size = len(text.encode())
+        if size > limit:
+            raise InputTooLargeError(f"the {context.kind} is {size:,} bytes; at most {limit:,} fit")
+        await check_input(self._app.input_guards(context.agent), text, context)
 
     async def pause(self, run_id: str, request: HoldRequest) -> None:
         """Have a run start no further step. Asking again changes nothing.
@@ -348,6 +368,17 @@ class Runs:
     def _ui_url(self, run_id: str) -> str | None:
         base = self._settings.ui_url
         return f"{base.rstrip('/')}/namespaces/{self._client.namespace}/workflows/{run_id}" if base else None
+
+
+def _context_of(arguments: RunArguments) -> InputContext:
+    return InputContext(
+        kind="input",
+        agent=arguments.spec.name,
+        version=arguments.spec.version,
+        user=arguments.user,
+        org=arguments.org,
+        session_id=arguments.session_id,
+    )
 
 
 def _ended(detail: RunDetail, result: RunResult) -> RunDetail:

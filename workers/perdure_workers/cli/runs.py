@@ -140,12 +140,13 @@ def message(
         str | None,
         typer.Option("--from", metavar="NAME", help="Who says it. Default: the user of this machine."),
     ] = None,
+    app: AppOption = None,
     address: AddressOption = None,
 ) -> None:
     """Say something to the model before it is called next."""
     from perdure_workers.cli.actions.steering import send_message
 
-    execute(send_message(run_id, text, sender=sender, address=address))
+    execute(send_message(run_id, text, sender=sender, app=app, address=address))
 
 
 @runs.command()
