@@ -86,6 +86,8 @@ class RunInput(Frozen):
     """Of the principal that started the run."""
     requested_by: str = ""
     """Who started the run; `user` is on whose behalf."""
+    callback_url: str | None = None
+    """Told when the run needs a human, and when it ends."""
     salt: str = ""
     """Random, for digests of calls: without it who sees a digest could guess a short secret argument. Set where a tool
     declares secrets."""

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from perdure.approval import ApprovalRequirement
 from perdure.condition import Condition, Verdict, condition_holds, every, matches
 from perdure.messages import Frozen, JsonObject
+from perdure.notification import MAX_TARGETS, NotificationTarget
 from perdure.principal import ANY
 from perdure.resource import OWN, own_resource, resource_of
 from perdure.tool import Approval, Effect, ToolSpec
@@ -86,6 +87,8 @@ class Policy(Frozen):
     rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
     approval: ApprovalRequirement = ApprovalRequirement()
     """Of every approval whose rule says nothing else."""
+    notify: Annotated[tuple[NotificationTarget, ...], Field(max_length=MAX_TARGETS)] = ()
+    """Who is told of approvals and ends of runs."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Policy:

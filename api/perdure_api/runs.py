@@ -25,6 +25,8 @@ from perdure.contracts import (
     SteeringMessage,
 )
 from perdure.errors import (
+    ApprovalNotFoundError,
+    CallbackRefusedError,
     IdempotencyKeyReusedError,
     InputTooLargeError,
     InvalidInputError,
@@ -34,6 +36,7 @@ from perdure.errors import (
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
 from perdure.input_guard import InputContext, check_input
+from perdure.outgoing import NotResolvedError, Outgoing
 from perdure.personal_data import load_redactor
 from perdure.redaction import redacted
 from perdure.search_attributes import MEMO_REQUEST
@@ -43,10 +46,12 @@ from perdure_api.decisions import Decisions
 from perdure_api.executions import Executions, known_totals
 from perdure_api.grants import Grants
 from perdure_api.pollers import Pollers, count_pollers
+from perdure_api.records import approval_record
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import (
     AgentSummary,
     AgentTool,
+    ApprovalDetail,
     BatchItem,
     Decided,
     DecisionRequest,
@@ -76,18 +81,20 @@ BATCH_AT_ONCE: Final = 10
 class Runs:
     """All runs of a namespace, and what can be done with them."""
 
-    def __init__(self, client: Client, app: App, settings: Settings) -> None:
+    def __init__(self, client: Client, app: App, settings: Settings, *, outgoing: Outgoing | None = None) -> None:
         """Take the connection and the app.
 
         Args:
             client: With Perdure's data converter, as `perdure.connection.connect` makes it.
             app: For starting runs and for checking edited arguments; an empty one serves everything else.
-            settings: For task queue and links.
+            settings: For task queue, links and redaction.
+            outgoing: Checks callback URLs; default: by the networks that the settings allow.
         """
         self._client = client
         self._app = app
         self._settings = settings
         self._redactor = load_redactor(settings)
+        self._outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
         self._executions = Executions(client)
         self._decisions = Decisions(client, self._executions, app)
         self._grants = Grants(client)
@@ -104,11 +111,14 @@ class Runs:
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Input or metadata are over their limit.
             InputRefusedError: The agent's input guard refuses the input.
+            CallbackRefusedError: The callback URL leads where we do not call, or nothing would sign what is sent there.
             IdempotencyKeyReusedError: The key belongs to another request.
             InvalidInputError: The run's id cannot be one.
         """
         arguments = run_arguments(new, self._app)
         await self._check_input(new.input, _context_of(arguments), limit=MAX_INPUT_BYTES)
+        if new.callback_url is not None:
+            await self._check_callback(new.callback_url)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
@@ -192,6 +202,12 @@ class Runs:
         message = SteeringMessage(text=request.text, sender=request.sender or "")
         await self._executions.signal(run_id, "message", message)
 
+    async def _check_callback(self, url: str) -> None:
+        if not self._settings.webhook_secrets:
+            raise CallbackRefusedError("callbacks are signed, and PERDURE_WEBHOOK_SECRETS is not set")
+        with contextlib.suppress(NotResolvedError):  # each attempt to deliver checks again
+            await self._outgoing.check(url)
+
     async def _check_input(self, text: str, context: InputContext, *, limit: int) -> None:
         with contextlib.suppress(UnknownAgentError):  # a run may be of a version that this app no longer has
             limit = min(limit, self._app.agent(context.agent, context.version).max_input_bytes)
@@ -246,6 +262,18 @@ class Runs:
                 found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
         oldest = sorted(found, key=lambda approval: approval.asked_at)[:limit]
         return [await redacted(approval, self._redactor) for approval in oldest]
+
+    async def approval(self, run_id: str, approval_id: str) -> ApprovalDetail:
+        """Return an approval's durable record.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ApprovalNotFoundError: It never asked that.
+        """
+        record = approval_record(await self.events(run_id), run_id=run_id, approval_id=approval_id)
+        if record is None:
+            raise ApprovalNotFoundError(f"run {run_id!r} has no approval {approval_id!r}")
+        return record
 
     async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
         """Decide on an approval, and say whether the run has taken the decision.

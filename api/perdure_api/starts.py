@@ -94,6 +94,7 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
         org=new.org,
         session_id=new.session_id,
         metadata=new.metadata,
+        callback_url=new.callback_url,
         salt=secrets.token_hex(16) if any(tool.secrets for tool in spec.tools) else "",
     )
 

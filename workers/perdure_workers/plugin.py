@@ -16,9 +16,13 @@ from temporalio.worker import WorkerConfig
 from perdure.app import App
 from perdure.codec import data_converter, require_encryption
 from perdure.errors import ConfigurationError
+from perdure.outgoing import Outgoing
+from perdure.personal_data import load_redactor
 from perdure.settings import Settings
+from perdure_activities.deliveries import Deliveries
 from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
+from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
 from perdure_activities.tools import ToolActivities
@@ -26,6 +30,7 @@ from perdure_activities.transcripts import Transcripts
 from perdure_workers.interceptors import Observation
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.delivery import Delivery
 from perdure_workflows.grant import StandingGrant
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -43,7 +48,12 @@ class Perdure(SimplePlugin):
     """
 
     def __init__(
-        self, app: App, *, settings: Settings | None = None, providers: Mapping[str, Provider] | None = None
+        self,
+        app: App,
+        *,
+        settings: Settings | None = None,
+        providers: Mapping[str, Provider] | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         """Assemble the runtime for one process.
 
@@ -51,6 +61,7 @@ class Perdure(SimplePlugin):
             app: Agents and tools.
             settings: Default: `PERDURE_*` variables and `perdure.toml`.
             providers: Model providers by prefix; default: the built-in ones.
+            outgoing: Calls webhooks; default: at public addresses, and in the networks that the settings allow.
         """
         settings = settings or Settings()
         worker = uuid.uuid4().hex
@@ -64,12 +75,18 @@ class Perdure(SimplePlugin):
         self._tools = tools = ToolActivities(
             app, transcripts=self.transcripts, worker=worker, threads=settings.max_concurrent_activities
         )
+        self._deliveries = deliveries = Deliveries(
+            outgoing=outgoing or Outgoing(allowed=settings.callback_allowed_networks),
+            secrets=settings.webhook_secrets,
+            links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
+            redactor=load_redactor(settings),
+        )
         super().__init__(
             "perdure",
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant],
+            workflows=[AgentRun, StandingGrant, Delivery],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -77,6 +94,7 @@ class Perdure(SimplePlugin):
                 tools.check_call,
                 tools.reconcile_call,
                 GrantActivities().record_grant,
+                deliveries.deliver,
             ],
             interceptors=[Observation(app)],
             workflow_runner=strict,
@@ -111,5 +129,6 @@ class Perdure(SimplePlugin):
             yield
         finally:
             self._tools.close()
+            await self._deliveries.close()
             for provider in self.providers.values():
                 await provider.close()

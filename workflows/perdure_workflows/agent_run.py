@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.search_attributes import ALL
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.cancellation import raise_if_cancelled
+    from perdure_workflows.notices import Notices
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.publication import Publication
     from perdure_workflows.questions import RunFailsError
@@ -81,7 +82,8 @@ class AgentRun:
         self._steering = Steering(self._state.steering)
         self._tool_calls = ToolCalls(arguments, self._state, self._approvals, self._steering)
         self._spec_digest = arguments.spec.digest()
-        self._publication = Publication(self._state, self._approvals, self._steering)
+        self._notices = Notices(arguments)
+        self._publication = Publication(self._state, self._approvals, self._steering, self._notices)
         self._alarm: asyncio.Task[None] | None = None
         if arguments.state is None:
             self._say(arguments.input)
@@ -90,6 +92,27 @@ class AgentRun:
     async def run(self, arguments: RunArguments) -> RunResult:
         """Run to an end, and say which."""
         del arguments  # taken by __init__, so that signals and queries find a complete run
+        try:
+            result = await self._until_handed_over()
+        except (Exception, asyncio.CancelledError):  # an evicted run is discarded by GeneratorExit, unawaited
+            await self._let_notices_start()
+            raise
+        await self._let_notices_start()
+        return result
+
+    async def _until_handed_over(self) -> RunResult:
+        try:
+            return await self._until_ended()
+        except workflow.ContinueAsNewError:
+            # What people say meanwhile is in the state that is carried over; a cancellation is not.
+            try:
+                await workflow.wait_condition(lambda: not self._notices.starting)
+            except asyncio.CancelledError:
+                self._stop(RunStatus.CANCELLED, why="the run was cancelled")
+                raise
+            raise
+
+    async def _until_ended(self) -> RunResult:
         loop = asyncio.create_task(self._loop())
         showing = asyncio.create_task(self._publication.follow_steering())
         remaining = max(timedelta(0), self._state.deadline - workflow.now())
@@ -105,6 +128,16 @@ class AgentRun:
         finally:
             showing.cancel()
         return loop.result()
+
+    async def _let_notices_start(self) -> None:
+        """Wait until the server has started the deliveries, as it starts none of a workflow that is over."""
+        waited = self._notices.starting
+        while self._notices.starting:
+            with suppress(asyncio.CancelledError):
+                await workflow.wait_condition(lambda: not self._notices.starting)
+        if waited:  # what people said meanwhile came too late
+            self._steering.close(now=workflow.now())
+            self._publication.steering()
 
     async def _loop(self) -> RunResult:
         while True:
