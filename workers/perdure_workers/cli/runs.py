@@ -45,6 +45,15 @@ def run(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Kept with the run. Repeatable.", show_default=False),
     ] = None,
+    callback: Annotated[
+        str | None,
+        typer.Option(
+            "--callback-url",
+            metavar="URL",
+            help="Told by a signed webhook when it needs a human, and when it ends.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress, then the result; exit by how it ended.")] = False,
     as_json: JsonOption = False,
     app: AppOption = None,
@@ -62,6 +71,7 @@ def run(
         org=org,
         limits=tuple(limit or ()),
         metadata=tuple(metadata or ()),
+        callback_url=callback,
     )
     execute(start(order, wait=wait, as_json=as_json, app=app, address=address))
 

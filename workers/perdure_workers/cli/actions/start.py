@@ -35,6 +35,7 @@ class Order:
     limits: tuple[str, ...]
     """`NAME=VALUE` each, as `metadata`."""
     metadata: tuple[str, ...]
+    callback_url: str | None = None
 
 
 async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, address: str | None) -> ExitCode | None:
@@ -69,6 +70,7 @@ def _new_run(order: Order) -> NewRun:
                 "session_id": order.session,
                 "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
                 "metadata": dict(_pairs("--metadata", order.metadata)),
+                "callback_url": order.callback_url,
             }
         )
     except ValidationError as error:
