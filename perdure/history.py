@@ -1,8 +1,8 @@
 """Reading a run's Temporal history: whole, as events, live as it grows, and as a file.
 
 A long run is a chain of executions, each with a history of its own. Histories leave here in plain text, with payloads
-decoded and failures spelled out, so that events, files and replay need neither codec nor key nor external storage. Events
-leave redacted, histories as they are. Not for workflow code.
+decoded and failures spelled out, so that events, files and replay need neither codec nor key nor external storage; only
+events are redacted. Not for workflow code.
 """
 
 from __future__ import annotations
