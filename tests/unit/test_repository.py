@@ -207,4 +207,4 @@ def written_default(value: object) -> str:
     assert value is not PydanticUndefined, "a setting without a default cannot be left out"
     if value is None:
         return "not set"
-    return f"`{value}`" if value != {} else "none"
+    return f"`{value}`" if value not in ({}, ()) else "none"
