@@ -8,9 +8,8 @@ Two things give a secret away: the name it is kept under (`perdure.secret_names`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
@@ -126,14 +125,12 @@ SECRETS: Final = SecretRedactor()
 _IN_HAND: ContextVar[ValueRedactor | None] = ContextVar("perdure_secret_values", default=None)
 
 
-@contextlib.contextmanager
-def handling(values: Iterable[str]) -> Iterator[None]:
-    """Have logs and spans of the block mask these values, whatever they stand in."""
-    token = _IN_HAND.set(ValueRedactor(values))
-    try:
-        yield
-    finally:
-        _IN_HAND.reset(token)
+def take_in_hand(values: Iterable[str]) -> None:
+    """Have logs and spans of the current task mask these values until it ends, whatever they stand in.
+
+    Not only until a call returns: Temporal's SDK logs a call's failure behind it, in the same task.
+    """
+    _IN_HAND.set(ValueRedactor(values))
 
 
 def in_hand() -> ValueRedactor | None:

@@ -305,7 +305,7 @@ class Runs:
 
     async def grants(self, wanted: GrantFilter) -> builtins.list[Grant]:
         """Return the standing grants, the newest first."""
-        return await self._grants.list(wanted)
+        return [await redacted(grant, self._redactor) for grant in await self._grants.list(wanted)]
 
     async def revoke_grant(self, grant_id: str, request: RevokeRequest) -> None:
         """End a standing grant.

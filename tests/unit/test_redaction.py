@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import json
 import time
 import uuid
@@ -19,9 +20,9 @@ from perdure.redaction import (
     TOO_DEEP,
     TOO_MUCH,
     ValueRedactor,
-    handling,
     in_hand,
     redact_json,
+    take_in_hand,
 )
 from perdure.secret_arguments import mask_arguments, secret_values, unmask_arguments
 from perdure.secret_forms import is_card_number
@@ -298,10 +299,14 @@ def test_declared_values_are_found_in_other_texts() -> None:
     assert redactor.redact(json.dumps({"x": 'a "quoted" one'})) == '{"x": "[secret]"}'
 
 
-def test_values_in_hand_are_those_of_the_block() -> None:
-    """They are known within it, and not behind it."""
-    with handling(["hunter22"]):
-        inside = in_hand()
+def test_values_in_hand_are_those_of_the_task() -> None:
+    """They are known to it, and to nobody else."""
+
+    def call() -> ValueRedactor | None:
+        take_in_hand(["hunter22"])
+        return in_hand()
+
+    inside = contextvars.copy_context().run(call)
 
     assert inside is not None
     assert inside.redact("it is hunter22") == "it is [secret]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import subprocess
 import sys
@@ -11,13 +12,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from perdure.redaction import handling
+from perdure.redaction import take_in_hand
 from perdure.telemetry_redaction import SpanRedaction
 
 KEY = "sk-" + "ant-api03-A1b2C3d4E5f6G7h8J9k0"
 PROGRAM = """
 import logging, structlog
-from perdure.redaction import handling
+from perdure.redaction import take_in_hand
 from perdure.settings import Settings
 from perdure.telemetry import configure_logging
 
@@ -29,13 +30,13 @@ class Order:
     def __str__(self):
         return "order paid with " + key
 
-with handling(["4000 1234"]):
-    try:
-        raise ValueError(f"no card 4000 1234, no key {{key}}")
-    except ValueError:
-        log.warning("tool_raised", exc_info=True, password="hunter2", order=Order(), run_id="run-4000 1234")
-    log.info("replied", text=f"it is {{key}}", max_tokens=100, nested={{"api_key": "x", "card": "4000 1234"}})
-    logging.getLogger("library").warning("failed with %s and password=%s", key, "hunter2")
+take_in_hand(["4000 1234"])
+try:
+    raise ValueError(f"no card 4000 1234, no key {{key}}")
+except ValueError:
+    log.warning("tool_raised", exc_info=True, password="hunter2", order=Order(), run_id="run-4000 1234")
+log.info("replied", text=f"it is {{key}}", max_tokens=100, nested={{"api_key": "x", "card": "4000 1234"}})
+logging.getLogger("library").warning("failed with %s and password=%s", key, "hunter2")
 """
 
 
@@ -68,10 +69,9 @@ def test_spans_show_no_secret() -> None:
     provider.add_span_processor(SpanRedaction(SimpleSpanProcessor(exporter)))
     tracer = provider.get_tracer("test")
 
-    with (
-        handling(["4000 1234"]),
-        pytest.raises(ValueError, match="4000"),
-        tracer.start_as_current_span(
+    def call() -> None:
+        take_in_hand(["4000 1234"])
+        with tracer.start_as_current_span(
             "execute_tool pay",
             attributes={
                 "gen_ai.usage.input_tokens": 12,
@@ -80,9 +80,11 @@ def test_spans_show_no_secret() -> None:
                 "note": f"key {KEY}",
                 "notes": ["with 4000 1234", "plain"],
             },
-        ),
-    ):
-        raise ValueError(f"no card 4000 1234 and no {KEY}")
+        ):
+            raise ValueError(f"no card 4000 1234 and no {KEY}")
+
+    with pytest.raises(ValueError, match="4000"):
+        contextvars.copy_context().run(call)
 
     [span] = exporter.get_finished_spans()
     assert dict(span.attributes or {}) == {

@@ -16,7 +16,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from perdure.app import App
 from perdure.contracts import ModelCall, ModelReply, ToolCall, ToolOutcome
-from perdure.redaction import handling
+from perdure.redaction import take_in_hand
 from perdure.secret_arguments import secret_values
 
 tracer = trace.get_tracer("perdure")
@@ -42,8 +42,8 @@ class _Observed(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  # the SDK's name
         info = activity.info()
         argument = input.args[0] if input.args else None
+        take_in_hand(self._secrets(argument))
         with (
-            handling(self._secrets(argument)),  # around the span, whose end is where it is redacted
             structlog.contextvars.bound_contextvars(**_ids(info, argument)),
             tracer.start_as_current_span(_span_name(info, argument), attributes=_attributes(info, argument)) as span,
         ):
