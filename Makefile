@@ -57,7 +57,7 @@ down: ## Stop the cluster; its volumes stay
 	$(COMPOSE) down
 
 lock: setup ## Renew the lock files from pyproject.toml
-	$(COMPILE) --upgrade --extra dev $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --upgrade --extra dev --extra pii $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock
 	$(COMPILE) --constraint requirements.lock $(EXTRAS) pyproject.toml \
 		--output-file deploy/requirements-runtime.lock
 	echo hatchling | $(COMPILE) --constraint requirements.lock - --output-file deploy/requirements-build.lock

@@ -2,7 +2,9 @@
 
 from perdure.agent import Agent, Limits
 from perdure.app import App
-from perdure.errors import PerdureError, ToolError
+from perdure.errors import InputRefusedError, PerdureError, ToolError
+from perdure.guard import Guard
+from perdure.input_guard import InputContext
 from perdure.tool import NOT_DONE, Approval, Effect, NotDone, ToolContext
 
 __all__ = [
@@ -11,6 +13,9 @@ __all__ = [
     "App",
     "Approval",
     "Effect",
+    "Guard",
+    "InputContext",
+    "InputRefusedError",
     "Limits",
     "NotDone",
     "PerdureError",

@@ -10,12 +10,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from perdure.guard import MAX_GUARDS, Guard
 from perdure.messages import Frozen
 from perdure.outage import APOLOGY, MAX_APOLOGY, OnOutage
 from perdure.rate import Rate
 from perdure.tool import ToolSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+MAX_INPUT_BYTES = 512 * 1024
+"""The largest input a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
 MAX_SPEC_BYTES = 512 * 1024
 """The largest agent (instructions and tool schemas together) that a run's history carries."""
 MAX_FALLBACKS = 4
@@ -81,6 +84,10 @@ class Agent(BaseModel):
     """Sampling temperature; None leaves it to the provider (some models refuse the parameter)."""
     on_reject: Literal["continue", "stop"] = "continue"
     """After a rejected approval: the model hears the reason and goes on, or the run ends as `rejected`."""
+    output_guard: Annotated[Sequence[Guard], AfterValidator(tuple), Field(max_length=MAX_GUARDS)] = ()
+    """What must not leave in an answer, applied in this order; `perdure.guard.KEYS` knows vendors' tokens."""
+    max_input_bytes: int = Field(default=MAX_INPUT_BYTES, ge=1, le=MAX_INPUT_BYTES)
+    """Of a run's input, and of a message to it, in UTF-8."""
     description: str = ""
     """One line for people choosing an agent."""
 
@@ -109,6 +116,7 @@ class AgentSpec(Frozen):
     prompt_caching: bool = True
     provider_rates: dict[str, Rate] = Field(default_factory=dict)
     """How often all workers together may call these providers; calls to them have task queues of their own."""
+    output_guard: tuple[Guard, ...] = ()
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""

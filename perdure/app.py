@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -20,6 +20,8 @@ from perdure.errors import (
     UnknownAgentError,
     UnknownToolError,
 )
+from perdure.guard_pattern import compiled
+from perdure.input_guard import InputCheck
 from perdure.policy import Policy
 from perdure.policy_file import GoverningPolicy, PolicySource
 from perdure.policy_fit import checked_fit
@@ -31,6 +33,7 @@ ENTRY_POINT_GROUP = "perdure.apps"
 _PROVIDER_RATES: Final = TypeAdapter(dict[str, Rate])
 
 F = TypeVar("F", bound=ToolFunction)
+C = TypeVar("C", bound=InputCheck)
 
 
 class App:
@@ -61,6 +64,7 @@ class App:
             self._provider_rates = _PROVIDER_RATES.validate_python(dict(provider_rates or {}))
         except ValidationError as error:
             raise ConfigurationError(f"provider_rates are wrong: {error}") from error
+        self._input_guards: list[tuple[str | None, InputCheck]] = []
 
     def tool(
         self,
@@ -77,6 +81,7 @@ class App:
         rate: str | Rate | None = None,
         cache: timedelta | float | None = None,
         version: str = "1",
+        secrets: Iterable[str] = (),
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
@@ -96,6 +101,8 @@ class App:
             cache: For a `read` tool: how long a result stands for other calls with the same arguments, in seconds if
                 it is a number.
             version: Of the tool, for its cache; give it another one when the same arguments get other answers.
+            secrets: Arguments, or paths into them (`card.number`), that events, approvals, logs and webhooks show as
+                `[secret]`; the tool itself gets their values.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -115,6 +122,7 @@ class App:
                     "rate": rate,
                     "cache": cache,
                     "version": version,
+                    "secrets": tuple(secrets),
                 }
             )
         except ValidationError as error:
@@ -128,6 +136,31 @@ class App:
             return function
 
         return register
+
+    def input_guard(self, *, agent: str | None = None) -> Callable[[C], C]:
+        """Register the decorated function as a check of what people say to an agent, and return it unchanged.
+
+            @app.input_guard(agent="support")
+            def no_legal_advice(text: str, ctx: InputContext) -> None:
+                if "sue" in text:
+                    raise InputRefusedError("ask a lawyer")
+
+        It runs before a run starts and before a message joins one; a plain function in a thread, with ten seconds. A
+        check that breaks refuses.
+
+        Args:
+            agent: The agent's name, in all its versions; default: every agent.
+        """
+
+        def register(check: C) -> C:
+            self._input_guards.append((agent, check))
+            return check
+
+        return register
+
+    def input_guards(self, agent: str) -> list[InputCheck]:
+        """Return the checks of what is said to an agent, in order of registration."""
+        return [check for name, check in self._input_guards if name in (None, agent)]
 
     def add(self, agent: Agent) -> Agent:
         """Register an agent and return it.
@@ -165,6 +198,10 @@ class App:
         for agent in other.agents():
             self.add(agent)
             self._origins[agent.name, agent.version] = other
+        # Checks of every agent are of every agent of their own app.
+        names = dict.fromkeys(agent.name for agent in other.agents())
+        for name, check in other._input_guards:
+            self._input_guards += [(one, check) for one in ([name] if name else names)]
 
     def govern(self, policy: Policy | Path | str) -> None:
         """Put a policy in the place of those that the app and what it includes came with: the operator's word."""
@@ -228,7 +265,8 @@ class App:
 
         Raises:
             UnknownToolError: The agent names a tool that the app does not have.
-            ConfigurationError: Instructions and schemas together are too large for a history.
+            ConfigurationError: Instructions and schemas together are too large for a history, or an output guard's
+                pattern cannot be used.
         """
         missing = [name for name in agent.tools if name not in self._tools]
         if missing:
@@ -252,7 +290,9 @@ class App:
             outage_message=agent.outage_message,
             prompt_caching=agent.prompt_caching,
             provider_rates=self._provider_rates,
+            output_guard=tuple(agent.output_guard),
         )
+        _check_guards(agent)
         size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:
             raise ConfigurationError(
@@ -275,6 +315,12 @@ class App:
             raise ConfigurationError("the app has no agent; add one with app.add(Agent(…))")
         for agent in self._agents.values():
             self.resolve(agent)
+        names = {agent.name for agent in self._agents.values()}
+        unknown = [name for name, _ in self._input_guards if name is not None and name not in names]
+        if unknown:
+            raise ConfigurationError(
+                f"an input guard is for agent {unknown[0]!r}, which the app does not have; it has: {', '.join(names)}"
+            )
         return self._remarks()
 
     def _remarks(self) -> tuple[str, ...]:
@@ -284,6 +330,19 @@ class App:
         agents = [self.resolve(agent) for agent in self._agents.values()]
         tools = [tool.spec for tool in self._tools.values()]
         return checked_fit(self._policy.governing, agents=agents, tools=tools)
+
+
+def _check_guards(agent: Agent) -> None:
+    names = [guard.name for guard in agent.output_guard]
+    if len(set(names)) != len(names):
+        raise DuplicateNameError(f"agent {agent.name!r} has two output guards of one name: {', '.join(names)}")
+    for guard in agent.output_guard:
+        try:
+            compiled(guard.pattern)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"agent {agent.name!r}: the pattern of output guard {guard.name!r} cannot be used: {error}"
+            ) from error
 
 
 def load_app(reference: str | None = None, *, policy: Path | None = None) -> App:

@@ -15,6 +15,8 @@ from pydantic import ConfigDict, Field, model_validator
 from perdure.duration import Duration
 from perdure.messages import Frozen, JsonObject
 from perdure.principal import ANY
+from perdure.secret_arguments import is_declared
+from perdure.secret_forms import MASK
 
 MAX_QUORUM: Final = 20
 MAX_ESCALATIONS: Final = 5
@@ -100,12 +102,18 @@ class ArgumentChange(Frozen):
     """JSON, its first 200 characters; None: it was taken out."""
 
 
-def argument_changes(before: JsonObject, after: JsonObject) -> tuple[ArgumentChange, ...]:
-    """Return what differs, in the order of the paths; at most 50 changes."""
+def argument_changes(
+    before: JsonObject, after: JsonObject, *, secrets: tuple[str, ...] = ()
+) -> tuple[ArgumentChange, ...]:
+    """Return what differs, in the order of the paths: at most 50 changes, without secret values."""
     flat_before, flat_after = dict(_leaves(before)), dict(_leaves(after))
     paths = sorted(path for path in flat_before | flat_after if flat_before.get(path) != flat_after.get(path))
     return tuple(
-        ArgumentChange(path=path, before=_quoted(flat_before.get(path)), after=_quoted(flat_after.get(path)))
+        ArgumentChange(
+            path=path,
+            before=_quoted(flat_before.get(path), secret=is_declared(path, secrets)),
+            after=_quoted(flat_after.get(path), secret=is_declared(path, secrets)),
+        )
         for path in paths[:MAX_CHANGES]
     )
 
@@ -123,5 +131,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _quoted(value: str | None) -> str | None:
-    return None if value is None else value[:MAX_QUOTED_VALUE]
+def _quoted(value: str | None, *, secret: bool) -> str | None:
+    if value is None:
+        return None
+    return json.dumps(MASK) if secret else value[:MAX_QUOTED_VALUE]

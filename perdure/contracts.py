@@ -15,16 +15,16 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field
 from temporalio import activity
 
+from perdure.agent import MAX_INPUT_BYTES as MAX_INPUT_BYTES
 from perdure.agent import AgentSpec, Limits
 from perdure.approval import ApprovalRequirement, ArgumentChange, GrantTerm, Vote
 from perdure.grant import Grant
 from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult, is_empty
 from perdure.policy import Policy
+from perdure.secret_arguments import mask_arguments
 
 WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
-MAX_INPUT_BYTES: Final = 512 * 1024
-"""The largest input a run takes; Temporal refuses an input of 2 MiB, which also carries the agent."""
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """The largest message that joins a run under way."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
@@ -86,6 +86,11 @@ class RunInput(Frozen):
     """Of the principal that started the run."""
     requested_by: str = ""
     """Who started the run; `user` is on whose behalf."""
+    callback_url: str | None = None
+    """Told when the run needs a human, and when it ends."""
+    salt: str = ""
+    """Random, for digests of calls: without it who sees a digest could guess a short secret argument. Set where a tool
+    declares secrets."""
 
 
 class RunError(Frozen):
@@ -198,10 +203,19 @@ class PendingApproval(Frozen):
     escalations: int = 0
     """How often nobody decided in time, and others were asked."""
 
+    secrets: tuple[str, ...] = ()
+    """Arguments that the tool declares as secret."""
+
     @property
     def missing(self) -> int:
         """How many more must approve."""
         return self.requirement.quorum - len(self.votes)
+
+    def shown(self) -> PendingApproval:
+        """Return the question as people may see it, its secret arguments masked."""
+        if not self.secrets:
+            return self
+        return self.model_copy(update={"arguments": mask_arguments(self.arguments, self.secrets)})
 
 
 class Decision(Frozen):
@@ -395,6 +409,8 @@ class ModelCall(Frozen):
     denied: dict[int, str] = Field(default_factory=dict, exclude_if=is_empty)
     """By their steps, calls since the last model call that the policy denied, with the rule of each: the tail may be
     too large to be written here."""
+    unfinished: str = ""
+    """The end of what a reply said before it was cut, for an output guard: what it looks for may lie across the cut."""
 
 
 class Finish(StrEnum):
@@ -408,6 +424,8 @@ class Finish(StrEnum):
     """The provider paused a long turn and wants to be called again."""
     REFUSAL = "refusal"
     CONTENT_FILTER = "content_filter"
+    BLOCKED = "blocked"
+    """The agent's output guard blocks the reply, which is not kept."""
     CONTEXT_WINDOW = "context_window"
 
 
@@ -439,6 +457,8 @@ class ModelReply(Frozen):
     """None when nobody has a price for the model: unpriced, not free."""
     worker: str = ""
     """The worker process that has the conversation in memory now."""
+    withdrawn: int = 0
+    """Characters at the end of `ModelCall.unfinished` that turned out to be the beginning of what a guard masks."""
 
 
 class ToolCall(Frozen):
@@ -497,9 +517,10 @@ class TranscriptSlice(Frozen):
     """One past the last message wanted; the answer reaches back from there as far as one result may."""
 
 
-def call_digest(tool: str, arguments: JsonObject) -> str:
-    """Identify a call's content: SHA-256 of the tool's name and its arguments as canonical JSON."""
-    content = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+def call_digest(tool: str, arguments: JsonObject, *, salt: str = "") -> str:
+    """Identify a call's content: SHA-256 of the run's salt, the tool's name and its arguments as canonical JSON."""
+    what = [salt, tool, arguments] if salt else [tool, arguments]
+    content = json.dumps(what, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -16,7 +16,9 @@ PerdureError
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
 ├── InvalidInputError           a value that a caller gave cannot be used
-│   └── IdempotencyKeyReusedError   the key belongs to another request
+│   ├── CallbackRefusedError        a callback URL leads where Perdure does not call
+│   ├── IdempotencyKeyReusedError   the key belongs to another request
+│   └── InputRefusedError           an agent's input guard refuses what was said; apps raise it too
 ├── AuditError                  the audit's store does not do what it must
 │   └── ChainMovedError         another writer has appended to the chain
 ├── HistoryFileError            a file is no exported history
@@ -109,6 +111,14 @@ class InputTooLargeError(PerdureError):
 
 class InvalidInputError(PerdureError):
     """A value that a caller gave cannot be used."""
+
+
+class CallbackRefusedError(InvalidInputError):
+    """The callback URL leads where Perdure does not call."""
+
+
+class InputRefusedError(InvalidInputError):
+    """The agent does not take this."""
 
 
 class IdempotencyKeyReusedError(InvalidInputError):

@@ -1,12 +1,13 @@
 """Reading a run's Temporal history: whole, as events, live as it grows, and as a file.
 
 A long run is a chain of executions, each with a history of its own. Histories leave here in plain text, with payloads
-decoded and failures spelled out, so that events, files and replay need neither codec nor key nor external storage. Not
-for workflow code.
+decoded and failures spelled out, so that events, files and replay need neither codec nor key nor external storage; only
+events are redacted. Not for workflow code.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from perdure.contracts import WORKFLOW_NAME
 from perdure.encryption import KEY_ID, is_encrypted, unseal
 from perdure.errors import HistoryFileError, RunNotFoundError
 from perdure.events import EventId, Projector, RunEnded, RunEvent
+from perdure.redaction import SECRETS, Redactor, redact_model, redacted
 
 
 async def fetch_executions(client: Client, run_id: str) -> list[WorkflowHistory]:
@@ -39,11 +41,14 @@ async def fetch_executions(client: Client, run_id: str) -> list[WorkflowHistory]
     return [await _fetch(client, run_id, execution_id) for execution_id in chain]
 
 
-async def read_events(client: Client, run_id: str, *, after: str | None = None) -> list[RunEvent]:
+async def read_events(
+    client: Client, run_id: str, *, after: str | None = None, redactor: Redactor = SECRETS
+) -> list[RunEvent]:
     """Return the events of a run so far.
 
     Args:
         after: An event's id; only later ones are returned.
+        redactor: Masks what they must not show.
 
     Raises:
         RunNotFoundError: There is no such run.
@@ -53,14 +58,18 @@ async def read_events(client: Client, run_id: str, *, after: str | None = None) 
     chain = await _execution_ids(client, run_id)
     first = _execution_of(seen, chain)
     histories = [await _fetch(client, run_id, execution_id) for execution_id in chain[first:]]
-    return [event for event in project(histories, first=first) if _is_after(event, seen)]
+    events = await asyncio.to_thread(lambda: list(project(histories, first=first, redactor=redactor)))
+    return [event for event in events if _is_after(event, seen)]
 
 
-async def follow_events(client: Client, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
+async def follow_events(
+    client: Client, run_id: str, *, after: str | None = None, redactor: Redactor = SECRETS
+) -> AsyncIterator[RunEvent]:
     """Iterate over the events of a run, past ones first and then as they happen, until it ends.
 
     Args:
         after: An event's id; only later ones are yielded.
+        redactor: Masks what they must not show.
 
     Raises:
         RunNotFoundError: There is no such run.
@@ -77,24 +86,27 @@ async def follow_events(client: Client, run_id: str, *, after: str | None = None
             await decode_event(history_event, client.data_converter)
             for event in projector.feed(history_event):
                 if _is_after(event, seen):
-                    yield event
+                    yield await redacted(event, redactor)
                 if isinstance(event, RunEnded):
                     return
             execution_id = history_event.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
         execution += 1
 
 
-def project(histories: Iterable[WorkflowHistory], *, first: int = 0) -> Iterator[RunEvent]:
+def project(
+    histories: Iterable[WorkflowHistory], *, first: int = 0, redactor: Redactor = SECRETS
+) -> Iterator[RunEvent]:
     """Return the events that a run's histories tell of.
 
     Args:
         histories: Of consecutive executions, payloads decoded.
         first: Which execution of the run the first one is.
+        redactor: Masks what they must not show.
     """
     for execution, history in enumerate(histories, first):
         projector = Projector(execution)
         for event in history.events:
-            yield from projector.feed(event)
+            yield from (redact_model(told, redactor) for told in projector.feed(event))
 
 
 def export(histories: Sequence[WorkflowHistory]) -> str:

@@ -20,6 +20,7 @@ from perdure.argument import find_argument
 from perdure.condition import Condition
 from perdure.glob import matches_any_name, matches_text
 from perdure.messages import JsonObject
+from perdure.notification import MAX_TARGETS, NotificationTarget
 from perdure.pinned import Pinned
 from perdure.principal import ANY
 from perdure.reading import Verdict, every, some
@@ -100,6 +101,8 @@ class Policy(Pinned):
     rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
     approval: ApprovalRequirement = ApprovalRequirement()
     """Of every approval whose rule says nothing else."""
+    notify: Annotated[tuple[NotificationTarget, ...], Field(max_length=MAX_TARGETS)] = ()
+    """Who is told of approvals and ends of runs."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Policy:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any, get_type_hints
 
 import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
-from pydantic_core import to_json
+from pydantic_core import ErrorDetails, to_json
 
 from perdure.caching import Caching
 from perdure.errors import InvalidToolError
@@ -49,6 +49,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
     docs = docstring_parser.parse(inspect.getdoc(function) or "")
     parameters = _parameters(function, name)
     _check_resource(options.resource, name, parameters)
+    _check_secrets(options, name, parameters)
     arguments = _arguments_model(name, function, parameters, {p.arg_name: p.description or "" for p in docs.params})
     approval = options.approval or (Approval.ASK if options.effect is Effect.ONCE else Approval.ALLOW)
     spec = ToolSpec(
@@ -64,6 +65,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         asks_always=options.approval == "ask",
         resource=options.resource,
         rate=options.rate,
+        secrets=options.secrets,
     )
     return Tool(
         spec=spec,
@@ -75,14 +77,23 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
     )
 
 
-def explain(error: ValidationError, tool: str) -> str:
-    """Say to the model which arguments are wrong and what would be right."""
+def explain(error: ValidationError, tool: str, *, secrets: Iterable[str] = ()) -> str:
+    """Say to the model which arguments are wrong and what would be right; values of secret ones are not repeated."""
+    hidden = {path.partition(".")[0] for path in secrets}
     lines = [
-        f"- {'.'.join(str(place) for place in problem['loc']) or 'arguments'}: {problem['msg']}"
-        + (f" (got {problem['input']!r:.200})" if problem["type"] != "missing" else "")
+        f"- {'.'.join(str(place) for place in problem['loc']) or 'arguments'}: "
+        + (
+            f"the value does not fit ({problem['type']})"
+            if hidden.intersection(problem["loc"][:1])
+            else _quoted(problem)
+        )
         for problem in error.errors(include_url=False, include_context=False)
     ]
     return "\n".join([f"The arguments of {tool} do not fit its schema, so it did not run:", *lines])
+
+
+def _quoted(problem: ErrorDetails) -> str:
+    return problem["msg"] + (f" (got {problem['input']!r:.200})" if problem["type"] != "missing" else "")
 
 
 def read_arguments(tool: Tool, arguments: JsonObject) -> BaseModel:
@@ -136,6 +147,19 @@ def _check_resource(template: str | None, name: str, parameters: Container[str])
         raise InvalidToolError(f"tool {name!r}: resource: {error}") from error
     if unknown:
         raise InvalidToolError(f"tool {name!r}: its resource {template!r} names {unknown[0]!r}, which is no parameter")
+
+
+def _check_secrets(options: ToolOptions, name: str, parameters: Container[str]) -> None:
+    first = {path: path.partition(".")[0] for path in options.secrets}
+    unknown = [path for path, parameter in first.items() if parameter not in parameters]
+    if unknown:
+        raise InvalidToolError(f"tool {name!r}: its secrets name {unknown[0]!r}, which is no parameter")
+    named = template_fields(options.resource) if options.resource else ()
+    shown = [field for field in named if field.partition(".")[0] in first.values()]
+    if shown:
+        raise InvalidToolError(
+            f"tool {name!r}: its resource names {shown[0]!r}, which is secret, and policies and records show resources"
+        )
 
 
 def _context_parameter(function: ToolFunction) -> str | None:

@@ -7,16 +7,29 @@ addresses, which their SDKs read from their own variables.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic_settings
-from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -37,6 +50,35 @@ class Price(BaseModel, frozen=True, extra="forbid"):
     """Default: as input."""
     cache_write: Decimal | None = Field(default=None, ge=0)
     """Default: as input."""
+
+
+def _several(value: Any) -> Any:
+    """Read a list as a variable has it: separated by commas, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _signing_secret(value: SecretStr) -> SecretStr:
+    # As Standard Webhooks has them: 24 to 64 random bytes in base64, behind a prefix.
+    prefix, _, encoded = value.get_secret_value().partition("_")
+    try:
+        size = len(base64.b64decode(encoded, validate=True))
+    except ValueError:
+        size = 0
+    if prefix != "whsec" or not MIN_SECRET_BYTES <= size <= MAX_SECRET_BYTES:
+        raise ValueError(
+            f"a secret is 'whsec_' and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes in base64, as "
+            "'openssl rand -base64 32' writes them"
+        )
+    return value
+
+
+MIN_SECRET_BYTES = 24
+MAX_SECRET_BYTES = 64
+WebhookSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
 
 
 class Settings(BaseSettings):
@@ -104,6 +146,13 @@ class Settings(BaseSettings):
     rate_limits: RateLimits = RateLimits()
     """How often one key, user or organisation may call the API, by what a request does."""
 
+    public_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
+    """Address at which people reach the API, for links in notifications."""
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], NoDecode, BeforeValidator(_several)] = ()
+    """Secrets that webhooks are signed with, separated by commas; each signs, so that receivers can change over."""
+    callback_allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_several)] = ()
+    """Networks that callbacks and webhooks may lead to although they are not public, and without TLS."""
+
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""
 
@@ -118,6 +167,8 @@ class Settings(BaseSettings):
     audit_s3_region: str | None = None
     audit_s3_access_key_id: str | None = None
     audit_s3_secret_access_key: SecretStr | None = None
+    pii: Literal["off", "presidio"] = "off"
+    """Whether personal data is redacted beside secrets; `presidio` needs the extra `pii`."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

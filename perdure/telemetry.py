@@ -16,7 +16,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from structlog.typing import Processor
 
 from perdure.errors import SettingsError
+from perdure.personal_data import load_redactor
+from perdure.redaction import SECRETS, Redactor
 from perdure.settings import Settings
+from perdure.telemetry_redaction import LogRedaction, SpanRedaction
 
 SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -35,12 +38,13 @@ QUIET = ("httpx2", "httpcore2", "uvicorn.access", "sse_starlette")
 
 def configure_logging(settings: Settings) -> None:
     """Send all logs of this process to standard error in one format. Called once, by the command line."""
+    redaction = LogRedaction(load_redactor(settings))
     for_people = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     renderer: list[Processor] = (
-        # The formatter that it takes by default writes the local variables of each frame: arguments, prompts, secrets.
+        # Exceptions are text by now: left to itself it writes the local variables of each frame too.
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if for_people
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        else [structlog.processors.JSONRenderer(default=str)]
     )
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -52,7 +56,12 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redaction,
+                *renderer,
+            ],
         )
     )
     root = logging.getLogger()
@@ -62,8 +71,12 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-def configure_tracing(service: str) -> None:
+def configure_tracing(service: str, *, redactor: Redactor = SECRETS) -> None:
     """Export this process's spans by OTLP/HTTP, if an endpoint is configured. Called once, by the command line.
+
+    Args:
+        service: The process's name in traces.
+        redactor: Masks what spans must not show.
 
     Raises:
         SettingsError: An endpoint is configured, but the exporter is not installed.
@@ -76,5 +89,5 @@ def configure_tracing(service: str) -> None:
     except ModuleNotFoundError as error:
         raise SettingsError(f"{configured} is set but the exporter is missing: pip install 'perdure[otel]'") from error
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(SpanRedaction(BatchSpanProcessor(exporter), redactor))
     trace.set_tracer_provider(provider)

@@ -66,6 +66,8 @@ class ToolSpec(Frozen):
     """Template of what a call touches, for policies; see `perdure.resource`."""
     rate: Rate | None = None
     """How often all workers together may call it; its calls then have a task queue of their own."""
+    secrets: tuple[str, ...] = ()
+    """Arguments, or paths into them, that nobody but the tool is shown; see `perdure.secret_arguments`."""
 
 
 class NotDone:
@@ -140,3 +142,4 @@ class ToolOptions(BaseModel, extra="forbid", frozen=True):
     rate: Rate | None = None
     cache: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=30))
     version: str = Field(default="1", min_length=1, max_length=64)
+    secrets: tuple[str, ...] = ()

@@ -121,11 +121,20 @@ def agent(**changes: Any) -> Agent:
 
 @asynccontextmanager
 async def serving(
-    client: Client, app: App, model: InProcessModel, *, task_queue: str | None = None, cached_runs: int = 0
+    client: Client,
+    app: App,
+    model: InProcessModel,
+    *,
+    task_queue: str | None = None,
+    cached_runs: int = 0,
+    **options: Any,
 ) -> AsyncIterator[Settings]:
-    """Run a worker; by default each workflow task replays its whole history."""
+    """Run a worker; by default each workflow task replays its whole history. Other options are settings."""
     settings = Settings(
-        task_queue=task_queue or f"queue-{uuid.uuid4().hex[:12]}", max_cached_runs=cached_runs, shutdown_grace_seconds=0
+        task_queue=task_queue or f"queue-{uuid.uuid4().hex[:12]}",
+        max_cached_runs=cached_runs,
+        shutdown_grace_seconds=0,
+        **options,
     )
     plugin = Perdure(app, settings=settings, providers={"in-process": model})
     async with build_worker(client, settings, plugin):

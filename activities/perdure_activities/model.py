@@ -33,6 +33,7 @@ from perdure_activities.breaker import Breaker
 from perdure_activities.chain import Answer, Deadline, first_answer
 from perdure_activities.conversation import Conversation, TranscriptError
 from perdure_activities.heartbeat import Pulse, heartbeats
+from perdure_activities.output_guard import Guarded, guarded, watched
 from perdure_activities.pricing import price
 from perdure_activities.providers.provider import PromptCache, Provider, ProviderReply
 from perdure_activities.transcripts import (
@@ -87,18 +88,19 @@ class ModelActivities:
                     timeout=call.timeout,
                     attempt=info.attempt,
                 )
-                message = conversation.hear(fit(answer.reply.message))
+                passed = await guarded(answer.reply, answer.spec.output_guard, before=call.unfinished)
+                message = conversation.hear(fit(passed.reply.message))
             except TranscriptError as error:
                 # A run that parks has no limit of attempts, and this is no outage to be waited for.
                 final = info.attempt >= TRANSCRIPT_ATTEMPTS
                 raise ApplicationError(str(error), type=TRANSCRIPT_LOST, non_retryable=final) from None
             finally:
                 self._transcripts.put(run_id, conversation)
-            return self._told(answer, message)
+            return self._told(answer, passed, message)
 
-    def _told(self, answer: Answer, message: AssistantMessage) -> ModelReply:
-        """Return what history keeps of an answer, its price included."""
-        reply, reference = answer.reply, answer.spec.model
+    def _told(self, answer: Answer, passed: Guarded, message: AssistantMessage) -> ModelReply:
+        """Return what history keeps of an answer, as the guards left it, its price included."""
+        reply, reference = passed.reply, answer.spec.model
         cost = price(reply, model_reference=reference, provider=answer.provider, overrides=self._prices)
         log.info(
             "model_replied",
@@ -120,6 +122,7 @@ class ModelActivities:
             usage=reply.usage,
             cost_usd=cost,
             worker=self._worker,
+            withdrawn=passed.withdrawn,
         )
 
     @activity.defn
@@ -187,7 +190,8 @@ class _Attempt:
 
         messages = self.conversation.items(provider.wire)
         cache = self._cache(spec, provider) if spec.prompt_caching else None
-        return await provider.call(spec, messages, timeout=deadline.left, on_text=on_text, cache=cache)
+        shown = watched(spec.output_guard, on_text)
+        return await provider.call(spec, messages, timeout=deadline.left, on_text=shown, cache=cache)
 
     def _cache(self, spec: AgentSpec, provider: Provider) -> PromptCache:
         key = cache_key(spec, run_id=self.run_id, spec_digest=self.call.spec_digest)

@@ -71,7 +71,8 @@ class ToolActivities:
         try:
             arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
-            return self._outcome(call, cut(explain(error, call.tool), MAX_ERROR_BYTES), is_error=True)
+            problem = explain(error, call.tool, secrets=tool.spec.secrets)
+            return self._outcome(call, cut(problem, MAX_ERROR_BYTES), is_error=True)
         key = _key(tool, arguments, call) if self._cache else None
         if self._cache and key and (content := await self._cache.find(key)) is not None:
             return self._outcome(call, content, is_error=False, cached=True)
@@ -100,10 +101,11 @@ class ToolActivities:
     @activity.defn
     async def check_call(self, call: ToolCall) -> CallCheck:
         """Validate the arguments without running the tool, and look for a standing grant."""
+        tool = self._tool(call)
         try:
-            read_arguments(self._tool(call), call.arguments)
+            read_arguments(tool, call.arguments)
         except ValidationError as error:
-            return CallCheck(problem=cut(explain(error, call.tool), MAX_ERROR_BYTES))
+            return CallCheck(problem=cut(explain(error, call.tool, secrets=tool.spec.secrets), MAX_ERROR_BYTES))
         return CallCheck(grant=await find_grant(activity.client(), call.grant_id) if call.grant_id else None)
 
     @activity.defn

@@ -19,6 +19,7 @@ from perdure.audit.opening import open_store
 from perdure.codec import payload_codec
 from perdure.connection import connect, ensure_search_attributes
 from perdure.errors import PerdureError
+from perdure.personal_data import load_redactor
 from perdure.settings import Settings
 from perdure_api import problems
 from perdure_api.access import authorise
@@ -94,7 +95,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
 
 def _attach(api: FastAPI, client: Client, app: App, settings: Settings) -> None:
     api.state.runs = Runs(client, app, settings)
-    api.state.feeds = Feeds(client)
+    api.state.feeds = Feeds(client, redactor=load_redactor(settings))
 
 
 class _Api(FastAPI):

@@ -17,8 +17,10 @@ from perdure.app import App
 from perdure.contracts import ApprovalRecord, Decision, PendingApproval, RunView
 from perdure.errors import ApprovalNotFoundError, ConflictError, InputTooLargeError, InvalidInputError
 from perdure.events import ApprovalChanged
+from perdure.messages import JsonObject
 from perdure.principal import ANY
 from perdure.schema import explain
+from perdure.secret_forms import MASK
 from perdure_api import visibility
 from perdure_api.executions import Executions
 from perdure_api.rpc import temporal_errors
@@ -97,7 +99,8 @@ class Decisions:
         try:
             tool.arguments.model_validate_json(json.dumps(request.arguments))
         except ValidationError as error:
-            raise InvalidInputError(explain(error, approval.tool)) from error
+            if not _only_masks(error, request.arguments, approval):
+                raise InvalidInputError(explain(error, approval.tool, secrets=approval.secrets)) from error
 
     async def _confirm(
         self, run_id: str, request: DecisionRequest, approval: PendingApproval, *, before: RunView
@@ -133,6 +136,13 @@ class Decisions:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         return None
+
+
+def _only_masks(error: ValidationError, arguments: JsonObject, approval: PendingApproval) -> bool:
+    """Whether nothing misfits but masks, in whose place the run puts the call's own secrets before it checks them."""
+    hidden = {path.partition(".")[0] for path in approval.secrets}
+    places = {str(problem["loc"][0]) if problem["loc"] else "" for problem in error.errors(include_url=False)}
+    return places <= hidden and all(MASK in json.dumps(arguments.get(place)) for place in places)
 
 
 def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:

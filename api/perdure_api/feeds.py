@@ -15,6 +15,7 @@ from temporalio.client import Client
 
 from perdure import history
 from perdure.events import EventId
+from perdure.redaction import SECRETS, Redactor
 from perdure_api.rpc import temporal_errors
 
 
@@ -30,12 +31,13 @@ class Told(NamedTuple):
 class _Feed:
     """One run's events so far, and the task that waits for more."""
 
-    def __init__(self, client: Client, run_id: str) -> None:
+    def __init__(self, client: Client, run_id: str, redactor: Redactor) -> None:
         self.viewers = 0
         self.told: list[Told] = []
         self.news = asyncio.Event()
         self._client = client
         self._run_id = run_id
+        self._redactor = redactor
         self._reading = asyncio.create_task(self._read(), name=f"events of {run_id}")
         self._reading.add_done_callback(lambda _: self._announce())
 
@@ -56,7 +58,7 @@ class _Feed:
 
     async def _read(self) -> None:
         with temporal_errors(run_id=self._run_id):
-            async for event in history.follow_events(self._client, self._run_id):
+            async for event in history.follow_events(self._client, self._run_id, redactor=self._redactor):
                 self.told.append(Told(EventId.parse(event.id), event.kind, event.model_dump_json()))
                 self._announce()
 
@@ -68,8 +70,9 @@ class _Feed:
 class Feeds:
     """The feeds of one process."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, redactor: Redactor = SECRETS) -> None:
         self._client = client
+        self._redactor = redactor
         self._feeds: dict[str, _Feed] = {}
 
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Told]:
@@ -108,7 +111,7 @@ class Feeds:
     def _join(self, run_id: str) -> _Feed:
         feed = self._feeds.get(run_id)
         if feed is None or feed.over:
-            feed = self._feeds[run_id] = _Feed(self._client, run_id)
+            feed = self._feeds[run_id] = _Feed(self._client, run_id, self._redactor)
         feed.viewers += 1
         return feed
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Final
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from perdure import history
 from perdure.app import App
 from perdure.contracts import (
+    MAX_INPUT_BYTES,
     MAX_MESSAGE_BYTES,
     Hold,
     PendingApproval,
@@ -22,10 +24,22 @@ from perdure.contracts import (
     RunView,
     SteeringMessage,
 )
-from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError, PerdureError
+from perdure.errors import (
+    ApprovalNotFoundError,
+    CallbackRefusedError,
+    IdempotencyKeyReusedError,
+    InputTooLargeError,
+    InvalidInputError,
+    PerdureError,
+    UnknownAgentError,
+)
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
+from perdure.input_guard import InputContext, check_input
+from perdure.outgoing import NotResolvedError, Outgoing
+from perdure.personal_data import load_redactor
 from perdure.priority import priority_of
+from perdure.redaction import redacted
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
 from perdure_api import visibility
@@ -34,10 +48,12 @@ from perdure_api.executions import Executions, known_totals
 from perdure_api.grants import Grants
 from perdure_api.pending_calls import pending_calls
 from perdure_api.pollers import Pollers, count_pollers
+from perdure_api.records import approval_record
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import (
     AgentSummary,
     AgentTool,
+    ApprovalDetail,
     BatchItem,
     Decided,
     DecisionRequest,
@@ -54,6 +70,7 @@ from perdure_api.schemas import (
     StartedRun,
 )
 from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_workflows.state import RunArguments
 
 MAX_PAGE: Final = 1000
 INBOX_PAGE: Final = 100
@@ -66,17 +83,20 @@ BATCH_AT_ONCE: Final = 10
 class Runs:
     """All runs of a namespace, and what can be done with them."""
 
-    def __init__(self, client: Client, app: App, settings: Settings) -> None:
+    def __init__(self, client: Client, app: App, settings: Settings, *, outgoing: Outgoing | None = None) -> None:
         """Take the connection and the app.
 
         Args:
             client: With Perdure's data converter, as `perdure.connection.connect` makes it.
             app: For starting runs and for checking edited arguments; an empty one serves everything else.
-            settings: For task queue and links.
+            settings: For task queue, links and redaction.
+            outgoing: Checks callback URLs; default: by the networks that the settings allow.
         """
         self._client = client
         self._app = app
         self._settings = settings
+        self._redactor = load_redactor(settings)
+        self._outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
         self._executions = Executions(client)
         self._decisions = Decisions(client, self._executions, app)
         self._grants = Grants(client)
@@ -92,10 +112,15 @@ class Runs:
         Raises:
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Input or metadata are over their limit.
+            InputRefusedError: The agent's input guard refuses the input.
+            CallbackRefusedError: The callback URL leads where we do not call, or nothing would sign what is sent there.
             IdempotencyKeyReusedError: The key belongs to another request.
             InvalidInputError: The run's id cannot be one.
         """
         arguments = run_arguments(new, self._app)
+        await self._check_input(new.input, _context_of(arguments), limit=MAX_INPUT_BYTES)
+        if new.callback_url is not None:
+            await self._check_callback(new.callback_url)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
@@ -131,10 +156,13 @@ class Runs:
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
         )
+        return await redacted(await self._as_it_is(detail, description), self._redactor)
+
+    async def _as_it_is(self, detail: RunDetail, description: WorkflowExecutionDescription) -> RunDetail:
         if not visibility.is_open(description):
             return _ended(detail, await self._executions.end(description))
         detail = detail.model_copy(update={"pending_calls": await pending_calls(description)})
-        view = await self._executions.view(run_id)
+        view = await self._executions.view(detail.run_id)
         if view is not None and not view.status.ended:
             return _as_seen(detail, view)
         approvals, steering = await visibility.approvals_memo(description), await visibility.steering_memo(description)
@@ -155,7 +183,7 @@ class Runs:
         )
         with temporal_errors():
             await rows.fetch_next_page()
-        items = [await visibility.summary(row) for row in rows.current_page or ()]
+        items = [await redacted(await visibility.summary(row), self._redactor) for row in rows.current_page or ()]
         return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 
     async def cancel(self, run_id: str, *, reason: str = "") -> None:
@@ -175,13 +203,27 @@ class Runs:
             RunNotFoundError: There is no such run.
             ConflictError: It has ended.
             InputTooLargeError: The text is over its limit.
+            InputRefusedError: The agent's input guard refuses it.
         """
-        size = len(request.text.encode())
-        if size > MAX_MESSAGE_BYTES:
-            raise InputTooLargeError(f"the message is {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} fit")
-        await self._executions.describe_open(run_id)
+        description = await self._executions.describe_open(run_id)
+        context = visibility.input_context(description, sender=request.sender)
+        await self._check_input(request.text, context, limit=MAX_MESSAGE_BYTES)
         message = SteeringMessage(text=request.text, sender=request.sender or "")
         await self._executions.signal(run_id, "message", message)
+
+    async def _check_callback(self, url: str) -> None:
+        if not self._settings.webhook_secrets:
+            raise CallbackRefusedError("callbacks are signed, and PERDURE_WEBHOOK_SECRETS is not set")
+        with contextlib.suppress(NotResolvedError):  # each attempt to deliver checks again
+            await self._outgoing.check(url)
+
+    async def _check_input(self, text: str, context: InputContext, *, limit: int) -> None:
+        with contextlib.suppress(UnknownAgentError):  # a run may be of a version that this app no longer has
+            limit = min(limit, self._app.agent(context.agent, context.version).max_input_bytes)
+        size = len(text.encode())
+        if size > limit:
+            raise InputTooLargeError(f"the {context.kind} is {size:,} bytes; at most {limit:,} fit")
+        await check_input(self._app.input_guards(context.agent), text, context)
 
     async def pause(self, run_id: str, request: HoldRequest) -> None:
         """Have a run start no further step. Asking again changes nothing.
@@ -227,7 +269,20 @@ class Runs:
                 run = (await visibility.summary(row)).model_dump(include=set(InboxApproval.model_fields))
                 pending = (await visibility.inbox_memo(row)).pending
                 found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
-        return sorted(found, key=lambda approval: approval.asked_at)[:limit]
+        oldest = sorted(found, key=lambda approval: approval.asked_at)[:limit]
+        return [await redacted(approval, self._redactor) for approval in oldest]
+
+    async def approval(self, run_id: str, approval_id: str) -> ApprovalDetail:
+        """Return an approval's durable record.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ApprovalNotFoundError: It never asked that.
+        """
+        record = approval_record(await self.events(run_id), run_id=run_id, approval_id=approval_id)
+        if record is None:
+            raise ApprovalNotFoundError(f"run {run_id!r} has no approval {approval_id!r}")
+        return record
 
     async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
         """Decide on an approval, and say whether the run has taken the decision.
@@ -259,7 +314,7 @@ class Runs:
 
     async def grants(self, wanted: GrantFilter) -> builtins.list[Grant]:
         """Return the standing grants, the newest first."""
-        return await self._grants.list(wanted)
+        return [await redacted(grant, self._redactor) for grant in await self._grants.list(wanted)]
 
     async def revoke_grant(self, grant_id: str, request: RevokeRequest) -> None:
         """End a standing grant.
@@ -294,13 +349,13 @@ class Runs:
         """
         check_event_id(after)
         with temporal_errors(run_id=run_id):
-            return await history.read_events(self._client, run_id, after=after)
+            return await history.read_events(self._client, run_id, after=after, redactor=self._redactor)
 
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends; raises as `events`."""
         check_event_id(after)
         with temporal_errors(run_id=run_id):
-            async for event in history.follow_events(self._client, run_id, after=after):
+            async for event in history.follow_events(self._client, run_id, after=after, redactor=self._redactor):
                 yield event
 
     async def steps(self, run_id: str) -> builtins.list[Step]:
@@ -353,6 +408,17 @@ class Runs:
     def _ui_url(self, run_id: str) -> str | None:
         base = self._settings.ui_url
         return f"{base.rstrip('/')}/namespaces/{self._client.namespace}/workflows/{run_id}" if base else None
+
+
+def _context_of(arguments: RunArguments) -> InputContext:
+    return InputContext(
+        kind="input",
+        agent=arguments.spec.name,
+        version=arguments.spec.version,
+        user=arguments.user,
+        org=arguments.org,
+        session_id=arguments.session_id,
+    )
 
 
 def _ended(detail: RunDetail, result: RunResult) -> RunDetail:

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from perdure.agent import NAME_PATTERN, Limits
 from perdure.approval import GrantTerm
 from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringRecord, Totals
+from perdure.endpoint import MAX_URL
+from perdure.events import StepApproval
 from perdure.grant import Grant
-from perdure.messages import Frozen
+from perdure.messages import Frozen, JsonObject
 from perdure.priority import Priority
 from perdure.rate import Rate
 from perdure.tool import Approval, Effect
@@ -66,6 +68,8 @@ class NewRun(Request):
     """Kept with the run; at most 16 KiB."""
     roles: Annotated[tuple[Line, ...], Field(max_length=50)] | None = None
     """For the policy: roles of whoever starts the run. Default: all."""
+    callback_url: Annotated[str, Field(min_length=1, max_length=MAX_URL)] | None = None
+    """Told by a signed webhook when the run needs a human, and when it ends."""
 
 
 class RunReference(Answer):
@@ -194,6 +198,23 @@ class InboxApproval(PendingApproval):
     user: str | None = None
     org: str | None = None
     session_id: str | None = None
+
+
+class ApprovalDetail(StepApproval):
+    """An approval's durable record: the question, and what became of it. It stays when the run is over."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    run_id: str
+    status: Literal["pending", "approved", "rejected", "expired", "withdrawn"]
+    step: int
+    tool: str
+    arguments: JsonObject
+    """As they were asked about last."""
+    digest: str
+    rule: str = ""
+    """Of the policy, that asks."""
+    resource: str | None = None
 
 
 class DecisionRequest(Request):

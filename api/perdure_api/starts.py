@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -86,9 +87,10 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
     agent = app.agent(new.agent, new.version)
     governing = app.governing(agent)
+    spec = app.resolve(agent)
     given = {name: getattr(new.limits, name) for name in new.limits.model_fields_set}
     return RunArguments(
-        spec=app.resolve(agent),
+        spec=spec,
         input=new.input,
         limits=agent.limits.model_copy(update=given),
         user=new.user,
@@ -97,6 +99,8 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
         metadata=new.metadata,
         policy=governing.policy if governing else None,
         roles=(ANY,) if new.roles is None else new.roles,
+        callback_url=new.callback_url,
+        salt=secrets.token_hex(16) if any(tool.secrets for tool in spec.tools) else "",
     )
 
 

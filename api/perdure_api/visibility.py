@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey
 from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
+from perdure.input_guard import InputContext
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,
@@ -110,6 +111,21 @@ async def summary(execution: WorkflowExecution) -> RunSummary:
         steps=steps or 0,
         cost_usd=None if steps and cost is None else Decimal(str(cost or 0)),
         waiting_for=tuple(attributes.get(APPROVALS) or ()) if is_open(execution) else (),
+    )
+
+
+def input_context(execution: WorkflowExecution, *, sender: str | None) -> InputContext:
+    """Return what an input guard is told of a message to a run."""
+    attributes = execution.typed_search_attributes
+    return InputContext(
+        kind="message",
+        agent=attributes.get(AGENT) or "",
+        version=attributes.get(VERSION) or "",
+        user=attributes.get(USER),
+        org=attributes.get(ORG),
+        session_id=attributes.get(SESSION),
+        run_id=execution.id,
+        sender=sender,
     )
 
 

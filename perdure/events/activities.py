@@ -1,4 +1,7 @@
-"""Activities as events: model calls, tool calls, and the answers that calls get without being dispatched."""
+"""Activities as events: model calls, tool calls, and the answers that calls get without being dispatched.
+
+Arguments that a tool declares as secret are masked here, also where a result, an error or the model repeats them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ from perdure.events.event import (
 )
 from perdure.events.payloads import CarriedRun, OpenCall, describe, read_first
 from perdure.events.stamp import Stamp
-from perdure.messages import ToolResult
+from perdure.messages import JsonObject, ToolCallPart, ToolResult
+from perdure.redaction import ValueRedactor
+from perdure.secret_arguments import mask_arguments, secret_values
+from perdure.secret_forms import MASK
 from perdure.tool import Effect
 
 
@@ -57,6 +63,8 @@ class _Scheduled:
     probe: bool
     """It asks what became of the call instead of making it."""
     at: datetime
+    said: ValueRedactor
+    """Masks the call's secret arguments in what is said about it."""
     attempts: int = 1
     retried_because: str | None = None
     worker: str = ""
@@ -83,12 +91,15 @@ class Activities:
         self.last_words = ""
         """The model's latest text."""
         self._model = ""
+        self._secrets: dict[str, tuple[str, ...]] = {}
+        """The arguments that each tool declares as secret."""
         self._under_way: dict[int, _Scheduled] = {}
         self._open_calls: dict[int, OpenCall] = {}
 
     def begin(self, run: RunInput | None, carried: CarriedRun | None) -> None:
         """Take in what the execution starts from."""
         self._model = run.spec.model if run else ""
+        self._secrets = {tool.name: tool.secrets for tool in run.spec.tools if tool.secrets} if run else {}
         if carried and carried.state:
             self.totals = carried.state.totals
             self.last_words = carried.state.last_words
@@ -131,12 +142,15 @@ class Activities:
         match scheduled.activity_type.name:
             case "call_model":
                 if model_call := read_first(scheduled.input, ModelCall):
-                    self._under_way[stamp.history_event] = _Scheduled(model_call, probe=False, at=stamp.at)
+                    self._under_way[stamp.history_event] = _Scheduled(
+                        model_call, probe=False, at=stamp.at, said=ValueRedactor(())
+                    )
                     yield from self._model_called(model_call, stamp)
             case "call_tool" | "reconcile_call" as name:
                 if tool_call := read_first(scheduled.input, ToolCall):
                     probe = name == "reconcile_call"
-                    self._under_way[stamp.history_event] = _Scheduled(tool_call, probe=probe, at=stamp.at)
+                    said = ValueRedactor(self._values(tool_call.tool, tool_call.arguments))
+                    self._under_way[stamp.history_event] = _Scheduled(tool_call, probe=probe, at=stamp.at, said=said)
                     if not probe:
                         yield ToolCalled(
                             id=stamp.next_id(),
@@ -144,7 +158,7 @@ class Activities:
                             step=tool_call.step,
                             call_id=tool_call.call_id,
                             tool=tool_call.tool,
-                            arguments=tool_call.arguments,
+                            arguments=self._shown(tool_call.tool, tool_call.arguments),
                             effect=tool_call.effect,
                             rule=tool_call.rule,
                             grant_id=tool_call.grant_id,
@@ -177,12 +191,13 @@ class Activities:
             if call.answered or not (result or rule or last_chance):
                 continue
             self._close(call.step)
+            said = ValueRedactor(self._values(call.tool, call.arguments))
             yield ToolAnswered(
                 id=stamp.next_id(),
                 at=stamp.at,
                 step=call.step,
                 tool=call.tool,
-                content=result.content if result else None,
+                content=said.redact(result.content) if result else None,
                 is_error=result.is_error if result else True,
                 rule=rule or (result.denied_by if result else ""),
             )
@@ -201,23 +216,22 @@ class Activities:
                 **_attempts(scheduled, stamp),
                 call_id=call.call_id,
                 tool=call.tool,
-                content=outcome.content,
+                content=scheduled.said.redact(outcome.content),
                 is_error=outcome.is_error,
                 cached=outcome.cached,
             )
 
     def _replied(self, scheduled: _Scheduled, reply: ModelReply, stamp: Stamp) -> ModelReplied:
         first = scheduled.call.step + 1  # the run numbers the calls of a reply in order, right behind it
-        requested = tuple(
-            RequestedCall(
-                step=step, provider_id=part.id, tool=part.name, arguments=part.arguments, malformed=part.malformed
-            )
-            for step, part in enumerate(reply.message.tool_calls, first)
-        )
+        parts = dict(enumerate(reply.message.tool_calls, first))
+        requested = tuple(self._requested(part, step=step) for step, part in parts.items())
         self._open_calls = {
-            call.step: OpenCall(step=call.step, provider_id=call.provider_id, tool=call.tool) for call in requested
+            step: OpenCall(step=step, provider_id=part.id, tool=part.name, arguments=part.arguments)
+            for step, part in parts.items()
         }
-        self.last_words = reply.message.text or self.last_words
+        said = ValueRedactor(value for part in parts.values() for value in self._values(part.name, part.arguments))
+        text = said.redact(reply.message.text)
+        self.last_words = text or self.last_words
         self.totals = Totals(
             steps=scheduled.call.step + len(requested),
             model_calls=self.totals.model_calls + 1,
@@ -232,8 +246,8 @@ class Activities:
             reference=reply.reference,
             skipped=reply.skipped,
             finish=reply.finish,
-            detail=reply.detail,
-            text=reply.message.text,
+            detail=said.redact(reply.detail),
+            text=text,
             tool_calls=requested,
             usage=reply.usage,
             cost_usd=reply.cost_usd,
@@ -247,12 +261,13 @@ class Activities:
             call_id=call.call_id,
             tool=call.tool,
             done=found.done,
-            content=found.outcome.content if found.outcome else None,
+            content=scheduled.said.redact(found.outcome.content) if found.outcome else None,
             is_error=found.outcome.is_error if found.outcome else False,
         )
 
     def _failed(self, scheduled: _Scheduled, failure: Failure, stamp: Stamp) -> RunEvent:
         error, error_type = describe(failure)
+        error = scheduled.said.redact(error)
         call = scheduled.call
         attempts = _attempts(scheduled, stamp)
         if isinstance(call, ModelCall):
@@ -285,6 +300,22 @@ class Activities:
                 error=error,
             )
 
+    def _requested(self, part: ToolCallPart, *, step: int) -> RequestedCall:
+        malformed = MASK if part.malformed is not None and part.name in self._secrets else part.malformed
+        return RequestedCall(
+            step=step,
+            provider_id=part.id,
+            tool=part.name,
+            arguments=self._shown(part.name, part.arguments),
+            malformed=malformed,
+        )
+
+    def _shown(self, tool: str, arguments: JsonObject) -> JsonObject:
+        return mask_arguments(arguments, self._secrets.get(tool, ()))
+
+    def _values(self, tool: str, arguments: JsonObject) -> list[str]:
+        return secret_values(arguments, self._secrets.get(tool, ()))
+
     def _close(self, step: int) -> None:
         if step in self._open_calls:
             self._open_calls[step] = self._open_calls[step].model_copy(update={"answered": True})
@@ -300,7 +331,7 @@ def _attempts(scheduled: _Scheduled, stamp: Stamp) -> _Attempts:
         at=stamp.at,
         step=scheduled.call.step,
         attempts=scheduled.attempts,
-        retried_because=scheduled.retried_because,
+        retried_because=scheduled.said.redact(scheduled.retried_because) if scheduled.retried_because else None,
         worker=scheduled.worker,
         duration=stamp.at - scheduled.at,
     )

@@ -345,6 +345,18 @@ class GrantChanged(Event):
     """None: with the run."""
 
 
+class NoticeChanged(Event):
+    """Somebody outside is told of the run, or was, or cannot be; what comes of it after the run's end is not seen."""
+
+    kind: Literal["notice.sent", "notice.delivered", "notice.failed"]
+    notice_id: str
+    about: str
+    """What they are told: the kind of another event."""
+    host: str
+    """Where; the whole address may be a secret."""
+    error: str = ""
+
+
 class SignalReceived(Event):
     """A signal reached the run's history. What it changed is told by the events after it, once a worker took it in."""
 
@@ -386,6 +398,7 @@ RunEvent = Annotated[
     | ApprovalAsked
     | ApprovalChanged
     | GrantChanged
+    | NoticeChanged
     | SignalReceived
     | SignalIgnored
     | WorkerTrouble,

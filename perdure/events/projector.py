@@ -39,6 +39,7 @@ from perdure.events.event import (
     SignalReceived,
     WorkerTrouble,
 )
+from perdure.events.notices import NoticeLog
 from perdure.events.payloads import CarriedRun, read, read_first, short_name
 from perdure.events.stamp import Stamp
 from perdure.events.steering import SteeringLog
@@ -63,6 +64,7 @@ class Projector:
         self._activities = Activities()
         self._approvals = ApprovalLog()
         self._steering = SteeringLog()
+        self._notices = NoticeLog()
         self._memo_result: RunResult | None = None
 
     def feed(self, event: HistoryEvent) -> tuple[RunEvent, ...]:
@@ -100,6 +102,9 @@ class Projector:
 
     def _activity(self, attributes: Proto, stamp: Stamp) -> Iterator[RunEvent]:
         yield from self._activities.feed(attributes, stamp)
+
+    def _delivery(self, attributes: Proto, stamp: Stamp) -> Iterator[RunEvent]:
+        yield from self._notices.feed(attributes, stamp)
 
     def _properties(self, modified: WorkflowPropertiesModifiedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
         fields = modified.upserted_memo.fields
@@ -204,6 +209,13 @@ _HANDLERS: Final[dict[str, Callable[[Projector, Any, Stamp], Iterator[RunEvent]]
     "activity_task_failed_event_attributes": Projector._activity,
     "activity_task_timed_out_event_attributes": Projector._activity,
     "activity_task_canceled_event_attributes": Projector._activity,
+    "start_child_workflow_execution_initiated_event_attributes": Projector._delivery,
+    "start_child_workflow_execution_failed_event_attributes": Projector._delivery,
+    "child_workflow_execution_completed_event_attributes": Projector._delivery,
+    "child_workflow_execution_failed_event_attributes": Projector._delivery,
+    "child_workflow_execution_canceled_event_attributes": Projector._delivery,
+    "child_workflow_execution_terminated_event_attributes": Projector._delivery,
+    "child_workflow_execution_timed_out_event_attributes": Projector._delivery,
     "workflow_properties_modified_event_attributes": Projector._properties,
     "workflow_execution_signaled_event_attributes": Projector._signaled,
     "workflow_execution_cancel_requested_event_attributes": Projector._cancel_requested,

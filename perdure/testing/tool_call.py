@@ -68,7 +68,9 @@ async def run_tool(app: App, name: str, arguments: JsonObject, *, context: ToolC
     try:
         named = by_parameter(read_arguments(tool, arguments))
     except ValidationError as error:
-        return ToolResult(call_id=context.call_id, content=explain(error, name), is_error=True)
+        return ToolResult(
+            call_id=context.call_id, content=explain(error, name, secrets=tool.spec.secrets), is_error=True
+        )
     try:
         if inspect.iscoroutinefunction(tool.function):
             result: object = await tool.function(*first, **named)

@@ -9,6 +9,7 @@ beside it, under a new name.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import sys
 import uuid
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.message import Message as Proto
 from temporalio.api.failure.v1 import Failure
@@ -27,8 +28,11 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 from perdure import App, Limits
 from perdure.codec import data_converter
 from perdure.contracts import Finish, PendingApproval
+from perdure.guard import KEYS
 from perdure.history import export, fetch_executions, load
 from perdure.messages import Message
+from perdure.notification import NotificationTarget
+from perdure.policy import Permission, Policy, Rule
 from perdure.priority import Priority
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
@@ -47,6 +51,7 @@ from tests.harness import (
     view,
     wish,
 )
+from tests.receiver import receiving, status
 
 HISTORIES: Final = Path(__file__).parent / "histories"
 IDENTITY: Final = "recorder"
@@ -232,6 +237,37 @@ async def rated(client: Client) -> Handle:
     return handle
 
 
+async def notified(client: Client) -> Handle:
+    """A run that tells two places: one takes it, the other is gone; its answer is guarded, an argument secret."""
+    app = App()
+
+    @app.tool(effect="once", approval="ask", secrets=("card",))
+    def pay(card: str, amount: Decimal) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    app.add(agent(name="bank", tools=("pay",), output_guard=(KEYS,)))
+    model = InProcessModel(in_turns(wish(("pay", {"card": "9999", "amount": "5"})), answer("Paid 5.")))
+    options: dict[str, Any] = {
+        "webhook_secrets": ["whsec_" + base64.b64encode(b"0" * 32).decode()],
+        "callback_allowed_networks": ["127.0.0.1/32"],
+    }
+    async with receiving() as hook, receiving(status(410)) as gone:
+        policy = Policy(
+            notify=(NotificationTarget(url=gone.url(), on=("approval.asked", "approval.approved")),),
+            rules=(Rule(tool=("pay",), permission=Permission.ASK),),
+        )
+        async with serving(client, app, model, **options) as settings:
+            handle = await start(client, app, settings, callback_url=hook.url(), policy=policy, salt="0" * 32)
+            [asked] = await pending(handle)
+            await hook.told(1)
+            await gone.told(1)
+            await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+            await handle.result()
+            await hook.told(2)
+    return handle
+
+
 RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
@@ -241,6 +277,7 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "steered": steered,
     "outage": outage,
     "rated": rated,
+    "notified": notified,
 }
 SUGGESTING: Final = (
     "--dynamic-config-value",

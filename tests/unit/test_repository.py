@@ -224,4 +224,4 @@ def written_default(value: object) -> str:
         return "not set"
     if isinstance(value, BaseModel):
         return "see below"
-    return f"`{value}`" if value != {} else "none"
+    return f"`{value}`" if value not in ({}, ()) else "none"

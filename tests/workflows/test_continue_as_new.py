@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
@@ -24,6 +25,7 @@ from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
 from perdure_workflows.transcript import ADOPT_AFTER
 from tests.harness import (
+    Handle,
     InProcessModel,
     agent,
     answer,
@@ -33,8 +35,10 @@ from tests.harness import (
     serving,
     start,
     turn,
+    view,
     wish,
 )
+from tests.receiver import receiving
 
 EVENTS = 20
 """After so many events the server suggests to continue as new."""
@@ -230,3 +234,43 @@ async def test_a_long_wait_takes_the_conversation_over_before_its_history_is_del
     assert before.segments
     assert result.output == "read 10 pages in 21 messages"
     assert_valid(model.seen[-1])
+
+
+async def test_each_thing_is_told_once_across_executions(restless: WorkflowEnvironment) -> None:
+    """A question that is carried over is not told again, and one that is asked at a hand-over is told."""
+    app = App()
+
+    @app.tool(approval="ask")
+    async def pay(amount: int) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    app.add(agent(tools=("pay",)))
+    calls = [wish(("pay", {"amount": amount})) for amount in range(5)]
+    async with (
+        receiving() as receiver,
+        serving(
+            restless.client,
+            app,
+            InProcessModel(lambda messages: [*calls, answer("Paid.")][turn(messages)]),
+            webhook_secrets=["whsec_" + base64.b64encode(b"0" * 32).decode()],
+            callback_allowed_networks=["127.0.0.1/32"],
+        ) as settings,
+    ):
+        handle = await start(restless.client, app, settings, callback_url=receiver.url())
+        for count in range(5):
+            [asked] = await pending(handle)
+            await receiver.told(count + 1)
+            await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+            await eventually(partial(_settled, handle, asked.approval_id), what="the decision")
+        await handle.result()
+        told = [received.json for received in await receiver.told(6)]
+
+    assert [one["type"] for one in told] == ["approval.asked"] * 5 + ["run.ended"]
+    amounts = [one["data"]["approval"]["arguments"]["amount"] for one in told[:5]]
+    assert amounts == list(range(5))
+    assert (await handle.describe()).run_id != handle.first_execution_run_id
+
+
+async def _settled(handle: Handle, approval_id: str) -> bool:
+    return approval_id not in [asked.approval_id for asked in (await view(handle)).pending_approvals]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
+import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from perdure import App
+from perdure import App, ToolContext
 from perdure.errors import SettingsError
 from perdure.messages import Message
 from perdure.telemetry import configure_tracing
+from perdure.telemetry_redaction import LogRedaction, SpanRedaction
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers import interceptors
-from tests.harness import InProcessModel, agent, answer, in_turns, serving, start, wish
+from tests.harness import InProcessModel, agent, answer, in_turns, pending, serving, start, wish
 
 
 async def test_model_and_tool_calls_are_spans_without_content(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +84,49 @@ def test_tracing_without_its_exporter_says_what_to_install(monkeypatch: pytest.M
 
     with pytest.raises(SettingsError, match=r"perdure\[otel\]"):
         configure_tracing("perdure-worker")
+
+
+async def test_logs_and_spans_of_a_call_show_no_secret_argument(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the tool's own lines, nor ours, nor those of Temporal's SDK about a failure that repeats it."""
+    written, exporter, provider = io.StringIO(), InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SpanRedaction(SimpleSpanProcessor(exporter)))
+    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                LogRedaction(),
+                structlog.processors.JSONRenderer(default=str),
+            ]
+        )
+    )
+    sdk = logging.getLogger("temporalio")
+    monkeypatch.setattr(sdk, "handlers", [handler])
+    app = App()
+
+    @app.tool(secrets=("pin",), max_attempts=1, effect="once", approval="allow")
+    def unlock(ctx: ToolContext, pin: str) -> str:
+        """Unlock."""
+        logging.getLogger("temporalio.shop").warning("the pin is %s", pin)
+        raise ConnectionResetError(f"no door for {pin}")
+
+    app.add(agent(tools=("unlock",), on_reject="stop"))
+    model = InProcessModel(in_turns(wish(("unlock", {"pin": "sesame-7"})), answer("done")))
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        [asked] = await pending(handle)
+        await handle.signal("reject", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        await handle.result()
+
+    spans = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert "the pin is [secret]" in written.getvalue()
+    assert "no door for [secret]" in written.getvalue()
+    assert "Completing activity as failed" in written.getvalue()
+    assert "no door for [secret]" in spans
+    assert "sesame" not in written.getvalue()
+    assert "sesame" not in spans

@@ -14,23 +14,35 @@ from opentelemetry.util.types import AttributeValue
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from perdure.app import App
 from perdure.contracts import ModelCall, ModelReply, ToolCall, ToolOutcome
+from perdure.redaction import take_in_hand
+from perdure.secret_arguments import secret_values
 
 tracer = trace.get_tracer("perdure")
 
 
 class Observation(Interceptor):
-    """Log lines and spans of activities name their run, step and call."""
+    """Log lines and spans of activities name their run, step and call, and mask the call's secret arguments."""
+
+    def __init__(self, app: App) -> None:
+        """Take the app, whose tools say which arguments are secret."""
+        self._app = app
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  # the SDK's name
         """Wrap the activity."""
-        return _Observed(next)
+        return _Observed(next, self._app)
 
 
 class _Observed(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, app: App) -> None:
+        super().__init__(following)
+        self._app = app
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  # the SDK's name
         info = activity.info()
         argument = input.args[0] if input.args else None
+        take_in_hand(self._secrets(argument))
         with (
             structlog.contextvars.bound_contextvars(**_ids(info, argument)),
             tracer.start_as_current_span(_span_name(info, argument), attributes=_attributes(info, argument)) as span,
@@ -39,6 +51,10 @@ class _Observed(ActivityInboundInterceptor):
             if span.is_recording():
                 span.set_attributes(_outcome(result))
             return result
+
+    def _secrets(self, argument: object) -> list[str]:
+        tool = self._app.find_tool(argument.tool) if isinstance(argument, ToolCall) else None
+        return secret_values(argument.arguments, tool.spec.secrets) if isinstance(argument, ToolCall) and tool else []
 
 
 def _ids(info: activity.Info, argument: object) -> dict[str, object]:

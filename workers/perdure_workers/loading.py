@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from perdure.app import App, load_app
-from perdure.settings import Settings
+from perdure.errors import AppLoadError
+from perdure.settings import Settings, load_settings
 
 
 def load_here(settings: Settings) -> App:
@@ -19,3 +20,18 @@ def load_here(settings: Settings) -> App:
     if here not in sys.path:
         sys.path.insert(0, here)
     return load_app(settings.app, policy=settings.policy)
+
+
+def load_at_hand(reference: str | None) -> App | None:
+    """Load the app; None if none was named and none is installed, as where only people work who decide and steer.
+
+    Raises:
+        ConfigurationError: As `load_here`, for an app that was named.
+    """
+    settings = load_settings(app=reference)
+    try:
+        return load_here(settings)
+    except AppLoadError:
+        if settings.app:
+            raise
+        return None

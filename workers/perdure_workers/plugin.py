@@ -16,11 +16,15 @@ from temporalio.worker import Worker, WorkerConfig
 from perdure.app import App
 from perdure.codec import data_converter, require_encryption
 from perdure.errors import ConfigurationError
+from perdure.outgoing import Outgoing
+from perdure.personal_data import load_redactor
 from perdure.settings import Settings
-from perdure_activities.breaker import Breaker, breaker_for
 from perdure_activities.audit.activity import AuditActivities
+from perdure_activities.breaker import Breaker, breaker_for
+from perdure_activities.deliveries import Deliveries
 from perdure_activities.grants import GrantActivities
 from perdure_activities.model import ModelActivities
+from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
 from perdure_activities.tool_cache import tool_cache
@@ -32,6 +36,7 @@ from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.auditor import Auditor
+from perdure_workflows.delivery import Delivery
 from perdure_workflows.grant import StandingGrant
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -55,6 +60,7 @@ class Perdure(SimplePlugin):
         settings: Settings | None = None,
         providers: Mapping[str, Provider] | None = None,
         breaker: Breaker | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         """Assemble the runtime for one process.
 
@@ -63,6 +69,7 @@ class Perdure(SimplePlugin):
             settings: Default: `PERDURE_*` variables and `perdure.toml`.
             providers: Model providers by prefix; default: the built-in ones.
             breaker: Keeps models that fail from being called; default: circuits as the settings have them.
+            outgoing: Calls webhooks; default: at public addresses, and in the networks that the settings allow.
         """
         settings = settings or Settings()
         if settings.policy is not None:
@@ -93,12 +100,18 @@ class Perdure(SimplePlugin):
             "model": (model.call_model,),
             "tool": (tools.call_tool, tools.reconcile_call),
         }
+        self._deliveries = deliveries = Deliveries(
+            outgoing=outgoing or Outgoing(allowed=settings.callback_allowed_networks),
+            secrets=settings.webhook_secrets,
+            links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
+            redactor=load_redactor(settings),
+        )
         super().__init__(
             "perdure",
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, Auditor],
+            workflows=[AgentRun, StandingGrant, Auditor, Delivery],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -107,8 +120,9 @@ class Perdure(SimplePlugin):
                 tools.reconcile_call,
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
+                deliveries.deliver,
             ],
-            interceptors=[Observation()],
+            interceptors=[Observation(app)],
             workflow_runner=strict,
             run_context=self._serve,
         )
@@ -158,5 +172,6 @@ class Perdure(SimplePlugin):
             self._tools.close()
             await self._circuits.close()
             await self._cache.close()
+            await self._deliveries.close()
             for provider in self.providers.values():
                 await provider.close()

@@ -33,6 +33,7 @@ from perdure.contracts import WORKFLOW_NAME
 from perdure.errors import HistoryFileError
 from perdure.events import EventId, RunEvent
 from perdure.history import project
+from perdure.redaction import SECRETS, Redactor
 from perdure_workers.debugger import StepDebugger
 from perdure_workers.plain_text import line
 from perdure_workers.sandbox import strict
@@ -95,7 +96,9 @@ class ReplayReport:
         return f"deterministic: no, departs at {self.departure}" if self.departure else "deterministic: yes"
 
 
-async def replay(histories: Sequence[WorkflowHistory], *, debugger: StepDebugger | None = None) -> ReplayReport:
+async def replay(
+    histories: Sequence[WorkflowHistory], *, debugger: StepDebugger | None = None, redactor: Redactor = SECRETS
+) -> ReplayReport:
     """Run the workflow's code against a run's histories, up to the first departure.
 
     The run may still be going on, or have failed. Temporal compares which calls the code makes, not their arguments.
@@ -103,6 +106,7 @@ async def replay(histories: Sequence[WorkflowHistory], *, debugger: StepDebugger
     Args:
         histories: The run's executions, first to latest, payloads decoded.
         debugger: Stops at its step. The code then runs in this thread and outside of the sandbox.
+        redactor: Masks what the report's events must not show. The debugger shows everything.
 
     Raises:
         HistoryFileError: The history is not one of an agent run.
@@ -116,7 +120,7 @@ async def replay(histories: Sequence[WorkflowHistory], *, debugger: StepDebugger
             break
     return ReplayReport(
         run_id=histories[0].workflow_id,
-        events=tuple(project(histories)),
+        events=tuple(project(histories, redactor=redactor)),
         executions=len(histories),
         departure=departure,
         stopped=debugger is not None and debugger.stopped,

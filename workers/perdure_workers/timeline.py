@@ -20,6 +20,7 @@ from perdure.events import (
     MessageReceived,
     ModelFailed,
     ModelReplied,
+    NoticeChanged,
     RunCancelRequested,
     RunContinued,
     RunEnded,
@@ -66,6 +67,7 @@ _STYLES = {
     "paused": "bold yellow",
     "resumed": "green",
     "message": "magenta",
+    "untold": "yellow",
     "worker": "yellow",
 }
 
@@ -301,6 +303,10 @@ def _remark(event: RunEvent) -> tuple[str, str] | None:
             return "signal", f"{event.name} from {event.sender}"
         case WorkerTrouble():
             return "worker", event.error
+        case NoticeChanged(kind="notice.delivered"):
+            return "told", f"{event.host}: {event.about}"
+        case NoticeChanged(kind="notice.failed"):
+            return "untold", f"{event.host}: {event.about}; {event.error}"
         case RunCancelRequested():
             return "cancel", f"requested by {event.requested_by}{f': {event.reason}' if event.reason else ''}"
         case RunContinued():

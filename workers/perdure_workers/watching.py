@@ -14,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from perdure.contracts import Totals
 from perdure.events import ModelReplied, RunEnded, RunEvent, RunHeld, StepLog, StepStatus
 from perdure.history import follow_events
+from perdure.redaction import SECRETS, Redactor
 from perdure_workers.plain_text import bill, line, tokens
 
 PATIENCE: Final = timedelta(seconds=60)
@@ -21,7 +22,9 @@ PATIENCE: Final = timedelta(seconds=60)
 RETRY_PAUSE: Final = 0.5
 
 
-async def watch(client: Client, run_id: str, *, patience: timedelta = PATIENCE) -> AsyncIterator[RunEvent]:
+async def watch(
+    client: Client, run_id: str, *, patience: timedelta = PATIENCE, redactor: Redactor = SECRETS
+) -> AsyncIterator[RunEvent]:
     """Iterate over a run's events until it ends, going on where it was when the server comes back.
 
     Raises:
@@ -32,7 +35,7 @@ async def watch(client: Client, run_id: str, *, patience: timedelta = PATIENCE) 
     away_since: float | None = None
     while True:
         try:
-            async for event in follow_events(client, run_id, after=last):
+            async for event in follow_events(client, run_id, after=last, redactor=redactor):
                 last, away_since = event.id, None
                 yield event
         except RPCError as error:

@@ -40,6 +40,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.search_attributes import ALL
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.cancellation import raise_if_cancelled
+    from perdure_workflows.notices import Notices
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.publication import Publication
     from perdure_workflows.questions import RunFailsError
@@ -56,11 +57,14 @@ CUT_CALL = (
 )
 MAX_CARRIED_BYTES = 1_500_000
 """What the next execution may start with; Temporal refuses an input of 2 MiB."""
+MAX_REMEMBERED = 4096
+"""Characters of a cut reply that an output guard is told when the reply goes on."""
 ALARM_MARGIN = timedelta(seconds=1)
 """Timers are coarser than the clock; one that rang too early would be the last."""
 FAILED_ENDS = {
     Finish.REFUSAL: "model_refused",
     Finish.CONTENT_FILTER: "content_filtered",
+    Finish.BLOCKED: "output_blocked",
     Finish.CONTEXT_WINDOW: "context_window",
 }
 """Finishes that end the run as failed, and the error's type."""
@@ -79,7 +83,8 @@ class AgentRun:
         self._steering = Steering(self._state.steering)
         self._tool_calls = ToolCalls(arguments, self._state, self._approvals, self._steering)
         self._spec_digest = arguments.spec.digest()
-        self._publication = Publication(self._state, self._approvals, self._steering)
+        self._notices = Notices(arguments)
+        self._publication = Publication(self._state, self._approvals, self._steering, self._notices)
         self._alarm: asyncio.Task[None] | None = None
         if arguments.state is None:
             self._say(arguments.input)
@@ -88,6 +93,27 @@ class AgentRun:
     async def run(self, arguments: RunArguments) -> RunResult:
         """Run to an end, and say which."""
         del arguments  # taken by __init__, so that signals and queries find a complete run
+        try:
+            result = await self._until_handed_over()
+        except (Exception, asyncio.CancelledError):  # an evicted run is discarded by GeneratorExit, unawaited
+            await self._let_notices_start()
+            raise
+        await self._let_notices_start()
+        return result
+
+    async def _until_handed_over(self) -> RunResult:
+        try:
+            return await self._until_ended()
+        except workflow.ContinueAsNewError:
+            # What people say meanwhile is in the state that is carried over; a cancellation is not.
+            try:
+                await workflow.wait_condition(lambda: not self._notices.starting)
+            except asyncio.CancelledError:
+                self._stop(RunStatus.CANCELLED, why="the run was cancelled")
+                raise
+            raise
+
+    async def _until_ended(self) -> RunResult:
         loop = asyncio.create_task(self._loop())
         showing = asyncio.create_task(self._publication.follow_steering())
         remaining = max(timedelta(0), self._state.deadline - workflow.now())
@@ -103,6 +129,16 @@ class AgentRun:
         finally:
             showing.cancel()
         return loop.result()
+
+    async def _let_notices_start(self) -> None:
+        """Wait until the server has started the deliveries, as it starts none of a workflow that is over."""
+        waited = self._notices.starting
+        while self._notices.starting:
+            with suppress(asyncio.CancelledError):
+                await workflow.wait_condition(lambda: not self._notices.starting)
+        if waited:  # what people said meanwhile came too late
+            self._steering.close(now=workflow.now())
+            self._publication.steering()
 
     async def _loop(self) -> RunResult:
         while True:
@@ -217,6 +253,7 @@ class AgentRun:
             tail=tuple(fitting(self._state.tail)),
             timeout=self._arguments.limits.model_timeout,
             denied=self._state.denied,
+            unfinished=self._state.unfinished_text[-MAX_REMEMBERED:] if self._arguments.spec.output_guard else "",
         )
         self._state.denied = {}
         options = model_options(self._arguments.spec, self._arguments.limits, step=step)
@@ -245,11 +282,14 @@ class AgentRun:
         self._transcript.append(message)
         self._state.tail = []
         self._state.model_worker = reply.worker
-        text, self._state.unfinished_text = self._state.unfinished_text + message.text, ""
+        unfinished = self._state.unfinished_text
+        text, self._state.unfinished_text = unfinished[: len(unfinished) - reply.withdrawn] + message.text, ""
         self._state.last_words = text or self._state.last_words
         self._state.calls = [self._open_call(part) for part in message.tool_calls]
         if self._state.calls:
             self._state.unfinished_text = ""  # these words led to calls, and are no part of the answer
+        if reply.finish is Finish.BLOCKED:
+            self._state.last_words = ""  # its beginning may have been said before the reply was cut
         if reply.finish in FAILED_ENDS:
             self._fail(
                 RunError(
@@ -408,7 +448,7 @@ class AgentRun:
         step = self._next_step()
         # Some servers number their calls from zero in each reply; and after a reset to an earlier step another call
         # must not inherit this one's idempotency key. Hence a name of our own, from place and content.
-        content = f"{part.id}:{call_digest(part.name, part.arguments)}"
+        content = f"{part.id}:{call_digest(part.name, part.arguments, salt=self._arguments.salt)}"
         call_id = f"c{step}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
         return Call(
             call_id=call_id,

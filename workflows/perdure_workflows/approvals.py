@@ -26,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
         cut,
     )
     from perdure.grant import Grant
+    from perdure.secret_arguments import unmask_arguments
     from perdure_workflows.signals import MAX_QUOTED, NO_PAYLOAD, read_signal
     from perdure_workflows.state import ApprovalsState, Verdict
 
@@ -82,6 +83,9 @@ class Approvals:
             self._ignore(problem, decision, now=now)
             return
         approval = self._state.pending[decision.approval_id]
+        if decision.arguments is not None:  # edited around the masks that people are shown
+            arguments = unmask_arguments(decision.arguments, approval.arguments, approval.secrets)
+            decision = decision.model_copy(update={"arguments": arguments})
         if not approved:
             self._settle(Verdict(approved=False, decision=decision), now=now)
         elif decision.arguments is not None and decision.arguments != approval.arguments:
@@ -198,7 +202,7 @@ class Approvals:
 
     def publish(self) -> ApprovalsMemo:
         """Return what the memo should say, and regard it as said."""
-        pending = tuple(_abridged(approval) for approval in self.pending)
+        pending = tuple(_abridged(approval.shown()) for approval in self.pending)
         memo = ApprovalsMemo(pending=pending, changes=tuple(self._state.unpublished))
         self._state.unpublished.clear()
         return memo

@@ -11,6 +11,7 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from perdure.agent import AgentSpec, Limits
+    from perdure.notice import Notice
     from perdure.rate import model_queue, tool_queue
     from perdure.tool import ToolSpec
     from perdure_workflows.state import Call
@@ -25,11 +26,25 @@ RUNTIME_ATTEMPTS = 10
 LOST_ATTEMPTS = 5
 """Attempts at a repeatable tool that may be lost with their workers, beside those that its author lets it fail."""
 CHECK_TIMEOUT = timedelta(seconds=10)
+DELIVERY_TIMEOUT = timedelta(seconds=60)
+"""One attempt; several addresses of a name may be tried in it."""
+DELIVERY_PATIENCE = timedelta(days=3)
+DELIVERY_LIFETIME = DELIVERY_PATIENCE + timedelta(hours=12)
+"""After this Temporal ends a delivery that no worker takes up."""
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
 
 _RUNTIME_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10), maximum_attempts=RUNTIME_ATTEMPTS
 )
+
+
+class DeliveryOptions(TypedDict):
+    """As `ActivityOptions`, for what may take days and needs no heartbeat."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    retry_policy: RetryPolicy
+    summary: str
 
 
 class ActivityOptions(TypedDict):
@@ -113,6 +128,18 @@ def transcript_options() -> ActivityOptions:
     """For taking messages over from earlier executions."""
     return _options(
         timeout=TRANSCRIPT_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_RUNTIME_RETRIES, summary="adopt transcript"
+    )
+
+
+def delivery_options(notice: Notice) -> DeliveryOptions:
+    """For a notice: tried at once, then after 5 s, 20 s, 80 s and so on up to six hours, for three days."""
+    return DeliveryOptions(
+        start_to_close_timeout=DELIVERY_TIMEOUT,
+        schedule_to_close_timeout=DELIVERY_PATIENCE,
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(seconds=5), backoff_coefficient=4, maximum_interval=timedelta(hours=6)
+        ),
+        summary=f"deliver {notice.type}",
     )
 
 

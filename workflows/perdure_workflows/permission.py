@@ -107,7 +107,7 @@ class Permissions:
         if problem is not None:
             self._approvals.reopen(question, problem, now=workflow.now())
             return question
-        changes = argument_changes(call.arguments, edited.arguments)
+        changes = argument_changes(call.arguments, edited.arguments, secrets=tool.secrets)
         call.arguments, call.edited_by = edited.arguments, said.decided_by[:MAX_NAME]
         call.rule, call.resource = edited.rule, edited.resource
         # What would run unasked needs nobody but its author.

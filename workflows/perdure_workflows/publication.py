@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.contracts import RunResult, RunStatus, RunView
     from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, MEMO_STEERING, STATUS, STEPS
     from perdure_workflows.approvals import Approvals
+    from perdure_workflows.notices import Notices
     from perdure_workflows.state import RunState
     from perdure_workflows.steering import Steering
 
@@ -22,10 +23,11 @@ MAX_LISTED = 50
 class Publication:
     """The run's public face."""
 
-    def __init__(self, state: RunState, approvals: Approvals, steering: Steering) -> None:
+    def __init__(self, state: RunState, approvals: Approvals, steering: Steering, notices: Notices) -> None:
         self._state = state
         self._approvals = approvals
         self._steering = steering
+        self._notices = notices
         self._result: RunResult | None = None
         self._doing = ""
 
@@ -34,7 +36,7 @@ class Publication:
         return RunView(
             status=self._status,
             totals=self._state.totals,
-            pending_approvals=self._approvals.pending,
+            pending_approvals=tuple(approval.shown() for approval in self._approvals.pending),
             approvals=self._approvals.records,
             grants=self._approvals.grants,
             paused=self._steering.paused,
@@ -52,7 +54,9 @@ class Publication:
         """Show what is asked and what was decided, if that has changed."""
         if self._approvals.changed:
             self._details()
-            workflow.upsert_memo({MEMO_APPROVALS: self._approvals.publish()})
+            memo = self._approvals.publish()
+            workflow.upsert_memo({MEMO_APPROVALS: memo})
+            self._notices.approvals(memo)
             if self._result is None:
                 self._attributes()
 
@@ -78,6 +82,7 @@ class Publication:
         if result.status is RunStatus.CANCELLED:  # Temporal keeps no result of a cancelled workflow
             workflow.upsert_memo({MEMO_RESULT: result.model_copy(update={"output": None})})
         self._attributes()
+        self._notices.end(result)
         self.doing(f"**{result.status}** after {result.totals.steps} steps.")
 
     def _details(self) -> None:

@@ -46,12 +46,13 @@ class Questions:
         asked = next((one for one in self._approvals.pending if one.approval_id == approval_id), None)
         if asked is not None:
             return asked
+        tool = self._arguments.spec.tool(call.tool)
         return PendingApproval(
             approval_id=approval_id,
             kind=kind,
             tool=call.tool,
             arguments=call.arguments,
-            digest=call_digest(call.tool, call.arguments),
+            digest=call_digest(call.tool, call.arguments, salt=self._arguments.salt),
             step=call.step,
             asked_at=workflow.now(),
             deadline=self._deadline(requirement),
@@ -60,13 +61,14 @@ class Questions:
             resource=call.resource,
             requirement=requirement,
             not_from=self._not_from(requirement),
+            secrets=tool.secrets if tool else (),
         )
 
     def amended(self, asked: PendingApproval, call: Call, requirement: ApprovalRequirement) -> PendingApproval:
         """Return the question about a call whose arguments were changed; who was asked by escalation still is."""
         update: dict[str, object] = {
             "arguments": call.arguments,
-            "digest": call_digest(call.tool, call.arguments),
+            "digest": call_digest(call.tool, call.arguments, salt=self._arguments.salt),
             "rule": call.rule,
             "resource": call.resource,
             "votes": (),

@@ -13,6 +13,7 @@ from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 with workflow.unsafe.imports_passed_through():
     from perdure.contracts import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, cut, reconcile_call
     from perdure.messages import ToolResult
+    from perdure.secret_arguments import mask_arguments
     from perdure.tool import ToolSpec
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.calls import activity_input, described
@@ -52,12 +53,13 @@ class ToolCalls:
             known = ", ".join(tool.name for tool in self._arguments.spec.tools) or "none"
             self._refuse(call, f"There is no tool {call.tool!r}. The tools are: {known}.")
         elif call.malformed is not None:
-            self._refuse(call, f"The arguments of {call.tool} are not a JSON object: {call.malformed[:500]}")
+            said = "(not repeated, as some are secret)" if tool.secrets else call.malformed[:500]
+            self._refuse(call, f"The arguments of {call.tool} are not a JSON object: {said}")
         elif await self._permitted(call, tool):
             outcome = await self._dispatch(call, tool)
             content = outcome.content
             if call.edited_by:
-                edited = cut(json.dumps(call.arguments), MAX_REMARK_BYTES)
+                edited = cut(json.dumps(mask_arguments(call.arguments, tool.secrets)), MAX_REMARK_BYTES)
                 content = f"[{call.edited_by[:80]} changed the arguments to {edited}]\n{content}"
             call.result = ToolResult(call_id=call.provider_id, content=content, is_error=outcome.is_error)
             call.worker = "" if call.edited_by else outcome.worker

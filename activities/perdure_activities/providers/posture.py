@@ -232,7 +232,7 @@ def circuit_open(model: str, retry_after: timedelta | None, *, last: str = "") -
     return _application_error(f"{said}; the last time: {last}" if last else said, CIRCUIT_OPEN, delay=retry_after)
 
 
-def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
+def retry_after(headers: Mapping[str, str], *, now: datetime, limit: timedelta = MAX_RETRY_DELAY) -> timedelta | None:
     """Read how long the provider wants to be left alone: milliseconds, seconds or a date; None if it says nothing."""
     delay = _seconds(headers.get("retry-after-ms", ""), unit=0.001)
     if delay is None:
@@ -241,7 +241,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | Non
         delay = _seconds_until(headers.get("retry-after", ""), now)
     if delay is None or delay <= 0:
         return None
-    return timedelta(seconds=min(delay, MAX_RETRY_DELAY.total_seconds()))
+    return timedelta(seconds=min(delay, limit.total_seconds()))
 
 
 def _of_answer(

@@ -13,6 +13,7 @@ from perdure_api.dependencies import ApprovalId, Gateway, RunId
 from perdure_api.problems import WITH_BODY, problems, status_of
 from perdure_api.schemas import (
     Answer,
+    ApprovalDetail,
     BatchItem,
     BatchOutcome,
     BatchRequest,
@@ -72,6 +73,17 @@ def _outcome(item: BatchItem, outcome: Decided | PerdureError) -> BatchOutcome:
         return BatchOutcome(run_id=item.run_id, approval_id=item.approval_id, **problem)
     status = HTTPStatus.OK if outcome.confirmed else HTTPStatus.ACCEPTED
     return BatchOutcome(run_id=item.run_id, approval_id=item.approval_id, decided=outcome, status=status)
+
+
+@router.get(
+    "/runs/{run_id}/approvals/{approval_id}",
+    operation_id="getApproval",
+    summary="Look at an approval",
+    responses=problems(HTTPStatus.NOT_FOUND),
+)
+async def get(run_id: RunId, approval_id: ApprovalId, runs: Gateway) -> ApprovalDetail:
+    """Return an approval's durable record, pending or decided. This is where the links of notifications lead."""
+    return await runs.approval(run_id, approval_id)
 
 
 @router.post(

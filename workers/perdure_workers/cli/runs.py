@@ -54,6 +54,15 @@ def run(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Kept with the run. Repeatable.", show_default=False),
     ] = None,
+    callback: Annotated[
+        str | None,
+        typer.Option(
+            "--callback-url",
+            metavar="URL",
+            help="Told by a signed webhook when it needs a human, and when it ends.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress, then the result; exit by how it ended.")] = False,
     as_json: JsonOption = False,
     app: AppOption = None,
@@ -73,6 +82,7 @@ def run(
         priority=priority,
         limits=tuple(limit or ()),
         metadata=tuple(metadata or ()),
+        callback_url=callback,
     )
     execute(start(order, wait=wait, as_json=as_json, app=app, address=address))
 
@@ -151,12 +161,13 @@ def message(
         str | None,
         typer.Option("--from", metavar="NAME", help="Who says it. Default: the user of this machine."),
     ] = None,
+    app: AppOption = None,
     address: AddressOption = None,
 ) -> None:
     """Say something to the model before it is called next."""
     from perdure_workers.cli.actions.steering import send_message
 
-    execute(send_message(run_id, text, sender=sender, address=address))
+    execute(send_message(run_id, text, sender=sender, app=app, address=address))
 
 
 @runs.command()

@@ -14,14 +14,13 @@ from rich.text import Text
 
 from perdure.app import App
 from perdure.contracts import PendingApproval
-from perdure.errors import AppLoadError, InvalidInputError, PerdureError
-from perdure.settings import load_settings
+from perdure.errors import InvalidInputError, PerdureError
 from perdure_api.schemas import BatchItem, Decided, DecisionRequest, InboxFilter
 from perdure_workers.cli.actions.connection import gateway
 from perdure_workers.cli.actions.output import confirm, console, print_json
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.cli.ending import ExitCode
-from perdure_workers.loading import load_here
+from perdure_workers.loading import load_at_hand
 from perdure_workers.plain_text import call, line, span
 
 NOTHING_WAITS = "nothing waits for a human"
@@ -130,7 +129,7 @@ async def approve(
             "result": _json("--result", result),
             "grant": grant,
         },
-        app=_app_at_hand(app) if arguments is not None else None,
+        app=load_at_hand(app) if arguments is not None else None,
         address=address,
     )
 
@@ -199,17 +198,6 @@ def _requirement(approval: PendingApproval, now: datetime) -> Iterator[str]:
     if approval.deadline:
         ends = {"reject": "rejected", "escalate": "escalates", "fail": "fails the run"}[requirement.on_deadline]
         yield f"{ends} in {span(approval.deadline - now)}"
-
-
-def _app_at_hand(reference: str | None) -> App | None:
-    """Return the app; None if none was named and none is installed, as where only people work who decide."""
-    settings = load_settings(app=reference)
-    try:
-        return load_here(settings)
-    except AppLoadError:
-        if settings.app:
-            raise
-        return None
 
 
 def _json(option: str, text: str | None) -> Any:

@@ -14,6 +14,8 @@ from perdure.errors import PerdureError, RunNotFoundError
 from perdure.events import RunEnded
 from perdure.history import export as write_history
 from perdure.history import fetch_executions
+from perdure.personal_data import load_redactor
+from perdure.redaction import Redactor
 from perdure.settings import load_settings
 from perdure_workers import timeline
 from perdure_workers.cli.actions.connection import connected
@@ -25,8 +27,10 @@ from perdure_workers.watching import Progress, watch
 
 async def watch_run(run_id: str, *, as_json: bool, address: str | None) -> ExitCode:
     """Show a run's events as they come, and return the exit code of its end."""
-    async with connected(load_settings(), address=address) as client:
-        events = watch(client, run_id)
+    settings = load_settings()
+    redactor = load_redactor(settings)
+    async with connected(settings, address=address) as client:
+        events = watch(client, run_id, redactor=redactor)
         if not as_json:
             status = await timeline.watch(events, console())
         else:
@@ -39,14 +43,14 @@ async def watch_run(run_id: str, *, as_json: bool, address: str | None) -> ExitC
     return ENDS[status]
 
 
-async def wait_for(client: Client, run_id: str, *, as_json: bool) -> ExitCode:
+async def wait_for(client: Client, run_id: str, *, redactor: Redactor, as_json: bool) -> ExitCode:
     """Show a run's progress until it ends, print its answer or result, and return the exit code of its end."""
     progress = Progress()
     ended: RunEnded | None = None
     terminal = console(stderr=True)
     try:
         with terminal.status(Text(progress.line)) as status:
-            async for event in watch(client, run_id):
+            async for event in watch(client, run_id, redactor=redactor):
                 progress.add(event)
                 status.update(Text(progress.line, no_wrap=True, overflow="ellipsis"))
                 if isinstance(event, RunEnded):

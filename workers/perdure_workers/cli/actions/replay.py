@@ -10,6 +10,7 @@ from temporalio.client import WorkflowHistory
 
 from perdure.errors import HistoryFileError
 from perdure.history import fetch_executions, load
+from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
 from perdure_workers import timeline
 from perdure_workers.cli.actions.connection import connected
@@ -29,7 +30,7 @@ async def replay_run(run: str, *, pdb_step: int | None, address: str | None) -> 
     text = _read(Path(run))
     histories = load(text) if text is not None else await _fetch(run, address=address)
     debugger = StepDebugger(pdb_step) if pdb_step is not None else None
-    report = await replay(histories, debugger=debugger)
+    report = await replay(histories, debugger=debugger, redactor=load_redactor(load_settings()))
     out = console()
     timeline.show(report.events, out, now=datetime.now(UTC))
     if debugger is not None and not report.stopped:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from perdure.errors import InvalidInputError
+from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
 from perdure_api.runs import Runs
 from perdure_api.schemas import NewRun, StartedRun
@@ -36,6 +37,7 @@ class Order:
     limits: tuple[str, ...]
     """`NAME=VALUE` each, as `metadata`."""
     metadata: tuple[str, ...]
+    callback_url: str | None = None
 
 
 async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, address: str | None) -> ExitCode | None:
@@ -54,7 +56,7 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
             _print_started(started, as_json=as_json)
             return None
         console(stderr=True).print(f"run {started.run_id}", soft_wrap=True)
-        return await wait_for(client, started.run_id, as_json=as_json)
+        return await wait_for(client, started.run_id, redactor=load_redactor(settings), as_json=as_json)
 
 
 def _new_run(order: Order) -> NewRun:
@@ -72,6 +74,7 @@ def _new_run(order: Order) -> NewRun:
                 "priority": order.priority,
                 "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
                 "metadata": dict(_pairs("--metadata", order.metadata)),
+                "callback_url": order.callback_url,
             }
         )
     except ValidationError as error:

@@ -9,18 +9,19 @@ from perdure_api.schemas import HoldRequest, MessageRequest
 from perdure_workers.cli.actions.connection import gateway
 from perdure_workers.cli.actions.output import console
 from perdure_workers.cli.actions.typed import typed
+from perdure_workers.loading import load_at_hand
 
 
-async def send_message(run_id: str, text: str, *, sender: str | None, address: str | None) -> None:
-    """Say something to a run's model before it is called next.
+async def send_message(run_id: str, text: str, *, sender: str | None, app: str | None, address: str | None) -> None:
+    """Say something to a run's model before it is called next. With the app at hand, its input guards are asked first.
 
     Raises:
         InvalidInputError: The text or the name is not what it must be.
-        PerdureError: There is no such run, or it has ended, or the text is too large.
+        PerdureError: There is no such run, or it has ended, or the text is too large or refused.
     """
     said = sys.stdin.read() if text == "-" else text
     request = typed(MessageRequest, {"text": said, "from": sender or getpass.getuser()})
-    async with gateway(address=address) as runs:
+    async with gateway(address=address, app=load_at_hand(app)) as runs:
         await runs.message(run_id, request)
     console().print(f"run {run_id} hears it with its next model call", soft_wrap=True, markup=False)
 

@@ -6,8 +6,9 @@ import socket
 
 from perdure.connection import connect
 from perdure.errors import NoWorkerError
+from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
-from perdure.telemetry import configure_logging
+from perdure.telemetry import configure_logging, configure_tracing
 from perdure_api.pollers import count_pollers
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
@@ -22,6 +23,7 @@ async def serve_worker(*, app: str | None, address: str | None) -> None:
     """
     settings = load_settings(app=app)
     configure_logging(settings)
+    configure_tracing("perdure-worker", redactor=load_redactor(settings))
     with stop_signals() as stop:
         await run_worker(load_here(settings), settings, stop=stop, address=address)
 
