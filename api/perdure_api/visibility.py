@@ -13,6 +13,7 @@ import structlog
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
+from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
 from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
@@ -82,6 +83,11 @@ def grant_query(wanted: GrantFilter) -> str:
             *_equals({AGENT: wanted.agent, ORG: wanted.org}),
         ]
     )
+
+
+def key_query(*, org: str | None) -> str:
+    """Return the visibility query for API keys."""
+    return " AND ".join([f"WorkflowType = {_quoted(KEY_WORKFLOW)}", *_equals({ORG: org})])
 
 
 async def summary(execution: WorkflowExecution) -> RunSummary:

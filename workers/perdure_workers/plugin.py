@@ -26,6 +26,7 @@ from perdure_activities.transcripts import Transcripts
 from perdure_workers.interceptors import Observation
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.api_key import ApiKey
 from perdure_workflows.grant import StandingGrant
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -69,7 +70,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant],
+            workflows=[AgentRun, StandingGrant, ApiKey],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
