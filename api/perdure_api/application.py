@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from temporalio.client import Client
 
 from perdure.app import App
@@ -20,10 +20,13 @@ from perdure.connection import connect, ensure_search_attributes
 from perdure.errors import PerdureError
 from perdure.settings import Settings
 from perdure_api import problems
-from perdure_api.access import authorise
+from perdure_api.access import Access, OpenAccess, RequiredAccess
 from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
+from perdure_api.keys import ApiKeys
+from perdure_api.logins import LoggedLoginFailures, LoginFailures
+from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.routes import agents, approvals, codec, events, grants, health, runs
 from perdure_api.rpc import temporal_errors
@@ -39,23 +42,27 @@ Start agent runs, follow them, decide on their approvals. Errors are problems (R
 """
 
 
-def create_app(app: App, settings: Settings, *, client: Client | None = None) -> FastAPI:
+def create_app(
+    app: App, settings: Settings, *, client: Client | None = None, login_failures: LoginFailures | None = None
+) -> FastAPI:
     """Return the API for an app's runs.
 
     Args:
         app: Agents and tools.
-        settings: The API key, the task queue, links.
+        settings: Who may call, the task queue, links.
         client: A connected client; default: one that connects with the first request that needs it.
+        login_failures: Is told of keys and tokens that do not count; default: the log.
 
     Raises:
         ConfigurationError: The app is wrong (see `App.check`).
     """
     app.check()
+    failures = login_failures or LoggedLoginFailures()
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         connected = client or await connect(settings, lazy=True)
-        _attach(api, connected, app, settings)
+        _attach(api, connected, app, settings, failures)
         preparing = asyncio.create_task(_prepare(connected))
         try:
             yield
@@ -69,9 +76,9 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api.state.settings = settings
     api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
     if client is not None:
-        _attach(api, client, app, settings)
+        _attach(api, client, app, settings, failures)
     for noun in (runs, events, approvals, grants, agents):
-        api.include_router(noun.router, prefix="/v1", dependencies=[Depends(authorise)], responses=problems.COMMON)
+        api.include_router(noun.router, prefix="/v1", responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)
     api.add_middleware(BodyLimit)
@@ -80,9 +87,17 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     return api
 
 
-def _attach(api: FastAPI, client: Client, app: App, settings: Settings) -> None:
+def _attach(api: FastAPI, client: Client, app: App, settings: Settings, failures: LoginFailures) -> None:
     api.state.runs = Runs(client, app, settings)
     api.state.feeds = Feeds(client)
+    api.state.access = _access(client, settings, failures)
+
+
+def _access(client: Client, settings: Settings, failures: LoginFailures) -> Access:
+    if not settings.auth_required:
+        return OpenAccess()
+    keys = ApiKeys(client, task_queue=settings.task_queue)
+    return RequiredAccess(keys, issuer=Issuer(settings.oidc) if settings.oidc else None, failures=failures)
 
 
 class _Api(FastAPI):

@@ -16,16 +16,20 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from perdure.errors import (
+    ApiKeyNotFoundError,
     ApprovalNotFoundError,
     ConflictError,
     DecryptionError,
     GrantNotFoundError,
     InputTooLargeError,
     InvalidInputError,
+    IssuerUnreachableError,
     NoWorkerError,
     PerdureError,
+    PermissionDeniedError,
     RunNotFoundError,
     ServerUnreachableError,
+    UnauthenticatedError,
     UnknownAgentError,
 )
 from perdure_api.schemas import Answer
@@ -35,7 +39,10 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE: Final = "application/problem+json"
 
 STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
+    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    PermissionDeniedError: HTTPStatus.FORBIDDEN,
     RunNotFoundError: HTTPStatus.NOT_FOUND,
+    ApiKeyNotFoundError: HTTPStatus.NOT_FOUND,
     ApprovalNotFoundError: HTTPStatus.NOT_FOUND,
     GrantNotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
@@ -43,6 +50,7 @@ STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     UnknownAgentError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ServerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    IssuerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     NoWorkerError: HTTPStatus.SERVICE_UNAVAILABLE,
     DecryptionError: HTTPStatus.BAD_GATEWAY,
     PerdureError: HTTPStatus.BAD_GATEWAY,
@@ -112,11 +120,17 @@ async def _refused(request: Request, error: PerdureError) -> Response:
     if known is not NoWorkerError and status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # a probe asks that every second
         log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
-    headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
     title = (type(error).__doc__ or "").strip()
     return _response(
-        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)), headers=headers
+        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)),
+        headers=_headers(error, status),
     )
+
+
+def _headers(error: PerdureError, status: HTTPStatus) -> dict[str, str]:
+    if isinstance(error, UnauthenticatedError):  # RFC 6750, section 3
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.credential else "Bearer"}
+    return {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -25,9 +25,11 @@ from perdure.contracts import (
 from perdure.errors import IdempotencyKeyReusedError, InputTooLargeError, InvalidInputError, PerdureError
 from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
+from perdure.principal import OPERATOR, Principal
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
 from perdure_api import visibility
+from perdure_api.authority import commissioned, signed, speaker, wanted_org
 from perdure_api.decisions import Decisions
 from perdure_api.executions import Executions, known_totals
 from perdure_api.grants import Grants
@@ -62,22 +64,28 @@ BATCH_AT_ONCE: Final = 10
 
 
 class Runs:
-    """All runs of a namespace, and what can be done with them."""
+    """The runs that a principal may see, and what it can do with them."""
 
-    def __init__(self, client: Client, app: App, settings: Settings) -> None:
+    def __init__(self, client: Client, app: App, settings: Settings, *, principal: Principal = OPERATOR) -> None:
         """Take the connection and the app.
 
         Args:
             client: With Perdure's data converter, as `perdure.connection.connect` makes it.
             app: For starting runs and for checking edited arguments; an empty one serves everything else.
             settings: For task queue and links.
+            principal: Who asks. Of an organisation, it has that organisation's runs; there are no others.
         """
         self._client = client
         self._app = app
         self._settings = settings
-        self._executions = Executions(client)
-        self._decisions = Decisions(client, self._executions, app)
-        self._grants = Grants(client)
+        self._principal = principal
+        self._executions = Executions(client, org=principal.org)
+        self._decisions = Decisions(client, self._executions, app, principal)
+        self._grants = Grants(client, self._executions)
+
+    def of(self, principal: Principal) -> Runs:
+        """Return the runs of another principal."""
+        return Runs(self._client, self._app, self._settings, principal=principal)
 
     async def start(self, new: NewRun, *, idempotency_key: str | None = None, run_id: str | None = None) -> StartedRun:
         """Start a run.
@@ -88,12 +96,14 @@ class Runs:
             run_id: The run's id, which then is its idempotency key; default: a new one.
 
         Raises:
+            PermissionDeniedError: The run would be of another organisation, or have roles that the principal lacks.
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Input or metadata are over their limit.
             IdempotencyKeyReusedError: The key belongs to another request.
             InvalidInputError: The run's id cannot be one.
         """
-        arguments = run_arguments(new, self._app)
+        new = commissioned(self._principal, new)
+        arguments = run_arguments(new, self._app, self._principal)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
@@ -137,7 +147,7 @@ class Runs:
         Raises:
             InvalidInputError: The page token is none of ours.
         """
-        query = visibility.run_query(wanted)
+        query = visibility.run_query(wanted, orgs=wanted_org(self._principal, wanted.org))
         rows = self._client.list_workflows(
             query,
             page_size=min(limit, MAX_PAGE),
@@ -146,7 +156,8 @@ class Runs:
         )
         with temporal_errors():
             await rows.fetch_next_page()
-        items = [await visibility.summary(row) for row in rows.current_page or ()]
+        # The query asks for the organisation, but some databases compare texts as if a and A were the same.
+        items = [await visibility.summary(row) for row in rows.current_page or () if self._executions.owns(row)]
         return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 
     async def cancel(self, run_id: str, *, reason: str = "") -> None:
@@ -157,7 +168,7 @@ class Runs:
             ConflictError: It has ended.
         """
         await self._executions.describe_open(run_id)
-        await self._executions.cancel(run_id, reason=reason)
+        await self._executions.cancel(run_id, reason=signed(self._principal, reason))
 
     async def message(self, run_id: str, request: MessageRequest) -> None:
         """Say something to the model before it is called next.
@@ -171,7 +182,8 @@ class Runs:
         if size > MAX_MESSAGE_BYTES:
             raise InputTooLargeError(f"the message is {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} fit")
         await self._executions.describe_open(run_id)
-        message = SteeringMessage(text=request.text, sender=request.sender or "")
+        sender = speaker(self._principal, request.sender, field="from")
+        message = SteeringMessage(text=request.text, sender=sender or "")
         await self._executions.signal(run_id, "message", message)
 
     async def pause(self, run_id: str, request: HoldRequest) -> None:
@@ -181,13 +193,11 @@ class Runs:
             RunNotFoundError: There is no such run.
             ConflictError: It has ended.
         """
-        await self._executions.describe_open(run_id)
-        await self._executions.signal(run_id, "pause", Hold(by=request.by or "", reason=request.reason))
+        await self._hold(run_id, "pause", request)
 
     async def resume(self, run_id: str, request: HoldRequest) -> None:
         """Have a paused run go on; one that is not paused is left to it. Raises as `pause`."""
-        await self._executions.describe_open(run_id)
-        await self._executions.signal(run_id, "resume", Hold(by=request.by or "", reason=request.reason))
+        await self._hold(run_id, "resume", request)
 
     async def ended(self, run_id: str) -> bool:
         """Return whether a run is over.
@@ -210,11 +220,15 @@ class Runs:
     async def approvals(self, wanted: InboxFilter, *, limit: int = MAX_PAGE) -> builtins.list[InboxApproval]:
         """Return the pending approvals of all runs, the oldest first."""
         rows = self._client.list_workflows(
-            visibility.inbox_query(wanted), page_size=INBOX_PAGE, rpc_timeout=RPC_TIMEOUT
+            visibility.inbox_query(wanted, orgs=wanted_org(self._principal, wanted.org)),
+            page_size=INBOX_PAGE,
+            rpc_timeout=RPC_TIMEOUT,
         )
         found: list[InboxApproval] = []
         with temporal_errors():
             async for row in rows:
+                if not self._executions.owns(row):
+                    continue
                 run = (await visibility.summary(row)).model_dump(include=set(InboxApproval.model_fields))
                 pending = (await visibility.inbox_memo(row)).pending
                 found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
@@ -250,7 +264,7 @@ class Runs:
 
     async def grants(self, wanted: GrantFilter) -> builtins.list[Grant]:
         """Return the standing grants, the newest first."""
-        return await self._grants.list(wanted)
+        return await self._grants.list(wanted, orgs=wanted_org(self._principal, wanted.org))
 
     async def revoke_grant(self, grant_id: str, request: RevokeRequest) -> None:
         """End a standing grant.
@@ -259,7 +273,8 @@ class Runs:
             GrantNotFoundError: There is no such grant.
             ConflictError: It has expired, or is revoked.
         """
-        await self._grants.revoke(grant_id, request)
+        by = speaker(self._principal, request.by, field="by")
+        await self._grants.revoke(grant_id, by=by or "nobody named", reason=request.reason)
 
     async def revoke_run_grant(self, run_id: str, grant_id: str, request: RevokeRequest) -> None:
         """Ask a run to forget a grant that holds for it alone.
@@ -269,7 +284,8 @@ class Runs:
             ConflictError: It has ended.
         """
         await self._executions.describe_open(run_id)
-        revocation = Revocation(grant_id=grant_id, by=request.by or "", reason=request.reason)
+        by = speaker(self._principal, request.by, field="by")
+        revocation = Revocation(grant_id=grant_id, by=by or "", reason=request.reason)
         await self._executions.signal(run_id, "revoke", revocation)
 
     async def events(self, run_id: str, *, after: str | None = None) -> builtins.list[RunEvent]:
@@ -284,12 +300,14 @@ class Runs:
             InvalidInputError: `after` is no event's id.
         """
         check_event_id(after)
+        await self._executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             return await history.read_events(self._client, run_id, after=after)
 
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends; raises as `events`."""
         check_event_id(after)
+        await self._executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             async for event in history.follow_events(self._client, run_id, after=after):
                 yield event
@@ -308,6 +326,7 @@ class Runs:
         Raises:
             RunNotFoundError: There is no such run.
         """
+        await self._executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             histories = await history.fetch_executions(self._client, run_id)
         return await asyncio.to_thread(history.export, histories)
@@ -337,6 +356,11 @@ class Runs:
             )
             for agent in self._app.agents()
         ]
+
+    async def _hold(self, run_id: str, name: Literal["pause", "resume"], request: HoldRequest) -> None:
+        by = speaker(self._principal, request.by, field="by")
+        await self._executions.describe_open(run_id)
+        await self._executions.signal(run_id, name, Hold(by=by or "", reason=request.reason))
 
     def _ui_url(self, run_id: str) -> str | None:
         base = self._settings.ui_url

@@ -20,6 +20,7 @@ from temporalio.common import (
 from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
+from perdure.principal import Principal
 from perdure.search_attributes import (
     AGENT,
     MEMO_INPUT,
@@ -31,6 +32,7 @@ from perdure.search_attributes import (
     USER,
     VERSION,
 )
+from perdure_api.authority import roles_of
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
 from perdure_api.text import RUN_ID_PATTERN
@@ -73,7 +75,7 @@ def request_digest(new: NewRun) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def run_arguments(new: NewRun, app: App) -> RunArguments:
+def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     """Return the workflow's input: the agent resolved, its limits replaced where the request says so.
 
     Raises:
@@ -92,6 +94,8 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
         org=new.org,
         session_id=new.session_id,
         metadata=new.metadata,
+        roles=roles_of(principal, new),
+        requested_by=principal.user,
     )
 
 
