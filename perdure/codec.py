@@ -19,7 +19,7 @@ from temporalio.converter import (
     PayloadCodec,
 )
 
-from perdure.encryption import EncryptionCodec, Keyring
+from perdure.encryption import EncryptionCodec, Keyring, require_plain
 from perdure.errors import ConfigurationError
 
 if sys.version_info >= (3, 14):
@@ -46,7 +46,13 @@ class ZstdCodec(PayloadCodec):
         return [self._encode(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Undo `encode`; payloads that were not compressed pass unchanged."""
+        """Undo `encode`; payloads that were not compressed pass unchanged.
+
+        Raises:
+            DecryptionError: A payload is encrypted, and there are no keys here.
+        """
+        for payload in payloads:
+            require_plain(payload)
         return decode_payloads(payloads)
 
     def _encode(self, payload: Payload) -> Payload:

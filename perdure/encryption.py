@@ -127,6 +127,19 @@ def is_encrypted(payload: Payload) -> bool:
     return payload.metadata.get("encoding") == ENCODING
 
 
+def require_plain(payload: Payload) -> None:
+    """Refuse to take an encrypted payload for a plain one, where there are no keys at all.
+
+    Raises:
+        DecryptionError: It is encrypted.
+    """
+    if is_encrypted(payload):
+        key_id = payload.metadata.get(KEY_ID, b"").decode("utf-8", "replace")
+        raise DecryptionError(
+            f"a payload is encrypted with the key {key_id!r}, and there are no PERDURE_ENCRYPTION_KEYS", key_id=key_id
+        )
+
+
 def new_key() -> SecretStr:
     """Return a new key, in base64."""
     return SecretStr(base64.b64encode(AESGCM.generate_key(8 * KEY_BYTES)).decode())

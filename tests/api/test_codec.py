@@ -218,11 +218,18 @@ async def test_the_temporal_command_reads_and_writes_through_the_codec(
         load(bare)
 
 
-async def test_runs_whose_key_is_gone_do_not_hide_the_others(env: WorkflowEnvironment) -> None:
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(Keyring({"k1": KEYS["k1"]}), "which is not among"), (None, "and there are no PERDURE_ENCRYPTION_KEYS")],
+    ids=["another key", "no key"],
+)
+async def test_runs_whose_key_is_gone_do_not_hide_the_others(
+    env: WorkflowEnvironment, left: Keyring | None, said: str
+) -> None:
     """They are listed without their input, and what cannot be told of them is refused with the key's id."""
     before, user = await encrypted_api(env, current="k2"), f"user-{uuid.uuid4().hex[:8]}"
-    only_k1 = data_converter(keyring=Keyring({"k1": KEYS["k1"]}))
-    after = Api(await env.connect_client(data_converter=only_k1), settings=before.settings)
+    client = await env.connect_client(data_converter=data_converter(keyring=left))
+    after = Api(client, settings=before.settings)
     async with before.http, after.http:
         async with before.worker(in_turns(REFUND, answer("done"))):
             old = await before.start(user=user)
@@ -235,7 +242,7 @@ async def test_runs_whose_key_is_gone_do_not_hide_the_others(env: WorkflowEnviro
 
     assert [row["run_id"] for row in listed] == [old]
     assert rows[new] == "go"
-    assert "the key 'k2', which is not among" in rows[old]
+    assert f"the key 'k2', {said}" in rows[old]
     assert inbox == []
     assert (detail.status_code, detail.json()["type"]) == (502, "urn:perdure:problem:decryption")
     assert "the key 'k2'" in detail.json()["detail"]
