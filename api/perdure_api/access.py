@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from perdure.api_key import PREFIX, KeyText
-from perdure.errors import PermissionDeniedError, UnauthenticatedError
+from perdure.errors import DecryptionError, PerdureError, PermissionDeniedError, UnauthenticatedError
 from perdure.principal import ANYONE, Principal, Scope
 from perdure_api.keys import ApiKeys, FoundKey
 from perdure_api.logins import LoginFailure, LoginFailures, LoginRefusal
@@ -102,7 +102,7 @@ class RequiredAccess:
         key = KeyText.parse(sent)
         if key is None:
             raise _RefusedError("malformed", f"this is no API key; it must be {PREFIX}…_… as it was made")
-        found = await self._keys.find(key.key_id)
+        found = await self._find(key.key_id)
         if found is None:
             raise _RefusedError("unknown_key", "the API key is not valid", credential=key.key_id)
         record = found.record
@@ -113,6 +113,12 @@ class RequiredAccess:
         if found.state == "expired" or (record.expires_at is not None and record.expires_at <= datetime.now(UTC)):
             raise _RefusedError("expired_key", "the API key has expired", credential=key.key_id, org=record.org)
         return record.principal
+
+    async def _find(self, key_id: str) -> FoundKey | None:
+        try:
+            return await self._keys.find(key_id)
+        except DecryptionError as error:  # which keys there are is no business of who is not known yet
+            raise PerdureError("the record of the API key cannot be read here; the server's log says why") from error
 
 
 Access = OpenAccess | RequiredAccess

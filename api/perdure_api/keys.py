@@ -9,6 +9,7 @@ import builtins
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
+import structlog
 from pydantic import ConfigDict, Field, ValidationError
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHistoryEventFilterType
@@ -18,7 +19,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from perdure.api_key import MEMO_RECORD, WORKFLOW_NAME, ApiKeyRecord, KeyText, workflow_id
 from perdure.connection import ensure_search_attributes
 from perdure.duration import Duration
-from perdure.errors import ApiKeyNotFoundError, ConflictError, InvalidInputError
+from perdure.encryption import seal, unseal
+from perdure.errors import ApiKeyNotFoundError, ConflictError, DecryptionError, InvalidInputError
 from perdure.principal import Scope
 from perdure.search_attributes import ORG
 from perdure_api import visibility
@@ -26,6 +28,8 @@ from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import Answer, Request
 from perdure_api.text import Line, SearchKey, Text
 from perdure_workflows.api_key import ApiKey
+
+log = structlog.get_logger(__name__)
 
 DEFAULT_SCOPES: Final = (Scope.RUNS_READ, Scope.RUNS_WRITE)
 MAX_LIFETIME: Final = timedelta(days=3650)
@@ -130,7 +134,7 @@ class ApiKeys:
         found: list[ListedKey] = []
         with temporal_errors():
             async for row in rows:
-                if (key := await _read(row)) is not None:
+                if (key := await _listable(row)) is not None:
                     ended_because = await self._why_ended(row) if key.state == "revoked" else ""
                     found.append(
                         ListedKey(
@@ -144,6 +148,7 @@ class ApiKeys:
 
         Raises:
             ServerUnreachableError: Temporal does not answer.
+            DecryptionError: The record is encrypted with a key that is not here.
         """
         handle = self._client.get_workflow_handle(workflow_id(key_id))
         with temporal_errors():
@@ -170,8 +175,9 @@ class ApiKeys:
         if key.state != "active":
             raise ConflictError(f"API key {key_id!r} is already {key.state}")
         handle = self._client.get_workflow_handle(workflow_id(key_id))
+        sealed = await seal(f"by {revocation.by}: {revocation.reason}", self._client.data_converter)
         with temporal_errors():
-            await handle.terminate(reason=f"by {revocation.by}: {revocation.reason}", rpc_timeout=RPC_TIMEOUT)
+            await handle.terminate(reason=sealed, rpc_timeout=RPC_TIMEOUT)
         return key.record
 
     async def _keep(self, record: ApiKeyRecord, *, lifetime: timedelta | None) -> None:
@@ -196,7 +202,8 @@ class ApiKeys:
         closing = WorkflowHistoryEventFilterType.CLOSE_EVENT
         async for event in handle.fetch_history_events(event_filter_type=closing, rpc_timeout=RPC_TIMEOUT):
             if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
-                return event.workflow_execution_terminated_event_attributes.reason
+                reason = event.workflow_execution_terminated_event_attributes.reason
+                return await unseal(reason, self._client.data_converter)
         return ""
 
 
@@ -209,6 +216,15 @@ async def _read(execution: WorkflowExecution) -> FoundKey | None:
     except ValidationError:
         return None
     return FoundKey(record=record, state=_state(execution, record)) if record else None
+
+
+async def _listable(row: WorkflowExecution) -> FoundKey | None:
+    """Return the key of a row; None, and a warning, if its record cannot be read here."""
+    try:
+        return await _read(row)
+    except DecryptionError as error:  # it must not keep the others from being listed
+        log.warning("api_key_unreadable", workflow_id=row.id, error=str(error))
+        return None
 
 
 def _state(execution: WorkflowExecution, record: ApiKeyRecord) -> KeyState:

@@ -14,9 +14,12 @@ import pytest
 import structlog
 from starlette.requests import Request
 from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
 
 from perdure.api_key import KeyText, workflow_id
+from perdure.codec import data_converter
 from perdure.connection import connect
+from perdure.encryption import Keyring, new_key
 from perdure.principal import Scope
 from perdure.settings import Settings
 from perdure.testing import eventually
@@ -179,6 +182,22 @@ async def test_without_temporal_or_issuer_nobody_is_refused_but_nobody_served(is
     assert by_key.json()["type"] == "urn:perdure:problem:server-unreachable"
     assert by_token.json()["type"] == "urn:perdure:problem:issuer-unreachable"
     assert by_key.headers["Retry-After"] == by_token.headers["Retry-After"] == "1"
+
+
+async def test_a_key_whose_record_cannot_be_read_tells_nothing_of_the_keys_there_are(
+    env: WorkflowEnvironment, noted: Noted
+) -> None:
+    """It may well count: that is the operator's mistake, not a failed login."""
+    client = await env.connect_client(data_converter=data_converter(keyring=Keyring({"lost-2025": new_key()})))
+    text = await Api(client, settings=required()).key("acme")
+    api = Api(env.client, settings=required(), login_failures=noted)
+
+    async with api.http:
+        response = await api.http.get("/v1/agents", headers=bearer(text))
+
+    assert (response.status_code, response.json()["type"]) == (502, "urn:perdure:problem:perdure")
+    assert "lost-2025" not in response.text
+    assert noted.failures == []
 
 
 async def test_failed_logins_are_told(client: Client, issuer: TestIssuer, noted: Noted) -> None:

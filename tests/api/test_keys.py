@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
@@ -15,7 +16,8 @@ from temporalio.worker import Replayer
 from perdure.api_key import KeyText, workflow_id
 from perdure.codec import data_converter
 from perdure.connection import connect
-from perdure.errors import ApiKeyNotFoundError, ConflictError, PerdureError, ServerUnreachableError
+from perdure.encryption import Keyring, new_key
+from perdure.errors import ApiKeyNotFoundError, ConflictError, DecryptionError, PerdureError, ServerUnreachableError
 from perdure.principal import Scope
 from perdure.settings import Settings
 from perdure.testing import eventually
@@ -204,6 +206,34 @@ async def test_a_namespace_that_is_not_there_says_nothing_of_keys(client: Client
 
     with pytest.raises(PerdureError, match="nowhere"):
         await ApiKeys(elsewhere, task_queue="any").find("0" * 16)
+
+
+async def test_an_encrypted_installation_keeps_its_keys_encrypted(env: WorkflowEnvironment) -> None:
+    """Neither whose they are nor why they were revoked is in plain text; one whose key is gone hides no other."""
+    both = {"k1": new_key(), "k2": new_key()}
+    before = ApiKeys(await _encrypting(env, both, current="k2"), task_queue="nobody")
+    after = ApiKeys(await _encrypting(env, {"k1": both["k1"]}), task_queue="nobody")
+    old, new = wanted(name="a quince"), wanted(name="a quince")
+    key, record = await before.create(old, by="ops")
+    other, _ = await after.create(new, by="ops")
+    await before.revoke(key.key_id, Revocation(by="ann", reason="a quince"))
+
+    revoked = await listed(before, old.org, "revoked")
+    described = await env.client.get_workflow_handle(workflow_id(key.key_id)).describe()
+    history = await env.client.get_workflow_handle(workflow_id(key.key_id)).fetch_history()
+    readable = [found.key_id for found in await after.list(KeyFilter()) if found.key_id in (key.key_id, other.key_id)]
+
+    assert (revoked.name, revoked.ended_because) == ("a quince", "by ann: a quince")
+    stored = described.raw_description.SerializeToString() + b"".join(e.SerializeToString() for e in history.events)
+    assert b"quince" not in stored
+    assert record.digest.encode() not in stored
+    assert readable == [other.key_id]
+    with pytest.raises(DecryptionError, match="the key 'k2'"):
+        await after.find(key.key_id)
+
+
+async def _encrypting(env: WorkflowEnvironment, keys: dict[str, SecretStr], *, current: str | None = None) -> Client:
+    return await env.connect_client(data_converter=data_converter(keyring=Keyring(keys, current=current)))
 
 
 async def test_a_fresh_namespace_gets_its_search_attributes_with_the_first_key() -> None:
