@@ -10,6 +10,8 @@ PerdureError
 │   ├── SettingsError           a setting's value cannot work
 │   └── PolicyError             a policy, or a table of cases for one, is wrong; says in which line
 ├── UnknownAgentError           nobody registered an agent of that name and version
+├── UnauthenticatedError        nobody knows who calls
+├── PermissionDeniedError       the caller is known, and may not do this
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
 ├── GrantNotFoundError          no standing grant has that id
@@ -24,7 +26,9 @@ PerdureError
 ├── HistoryFileError            a file is no exported history
 ├── DecryptionError             a payload cannot be read with the keys at hand
 ├── RateLimitedError            a caller sent more requests than it may
+├── ApiKeyNotFoundError         no API key has that id
 ├── ServerUnreachableError      the Temporal server does not answer
+├── IssuerUnreachableError      the issuer of tokens does not give its keys
 ├── NoWorkerError               no worker polls the task queue
 └── ProcessError                a process that a command started ended, or never got ready
 ToolError                       raised by a tool, read by the model; deliberately no PerdureError
@@ -87,6 +91,19 @@ class PolicyError(ConfigurationError):
 
 class UnknownAgentError(PerdureError):
     """No agent of that name and version is registered."""
+
+
+class UnauthenticatedError(PerdureError):
+    """The request does not say who calls, or cannot prove it."""
+
+    def __init__(self, message: str | None = None, *, credential: bool = False) -> None:
+        super().__init__(message)
+        self.credential = credential
+        """Whether there was a key or token, which did not count."""
+
+
+class PermissionDeniedError(PerdureError):
+    """The caller may not do this."""
 
 
 class RunNotFoundError(PerdureError):
@@ -154,8 +171,16 @@ class RateLimitedError(PerdureError):
         """Seconds until another one is accepted."""
 
 
+class ApiKeyNotFoundError(PerdureError):
+    """No API key has that id."""
+
+
 class ServerUnreachableError(PerdureError):
     """The Temporal server does not answer."""
+
+
+class IssuerUnreachableError(PerdureError):
+    """The issuer of tokens does not give its keys."""
 
 
 class NoWorkerError(PerdureError):

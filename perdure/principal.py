@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator
 
 from perdure.messages import Frozen
 
@@ -26,6 +28,15 @@ class Scope(StrEnum):
     """Read payloads in plain text, as the Temporal Web UI's codec endpoint gives them."""
 
 
+def _known(scopes: Any) -> Any:
+    """Leave out what is no scope here, as a newer version, or another service, may have more."""
+    return tuple(scope for scope in scopes if scope in set(Scope)) if isinstance(scopes, list | tuple) else scopes
+
+
+Scopes = Annotated[tuple[Scope, ...], BeforeValidator(_known)]
+"""Those scopes of a list that exist."""
+
+
 class Principal(Frozen):
     """The caller of a request."""
 
@@ -34,11 +45,16 @@ class Principal(Frozen):
     org: str | None
     """Whose runs are seen and started. None: of every organisation, as for an operator, or while the API is open."""
     roles: tuple[str, ...] = ()
-    scopes: tuple[Scope, ...] = ()
+    scopes: Scopes = ()
     via: Literal["open", "key", "oidc", "operator"]
     """How the caller was told from others."""
     credential: str = ""
     """The id of the key, or the issuer of the token."""
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the caller has proved who it is: then it speaks and decides in that name only."""
+        return self.via in ("key", "oidc")
 
     def holds(self, role: str) -> bool:
         """Whether the caller has a role."""
@@ -51,3 +67,6 @@ class Principal(Frozen):
 
 OPERATOR: Final = Principal(user="operator", org=None, roles=(ANY,), scopes=tuple(Scope), via="operator")
 """Whoever holds a connection to Temporal, as the command line does, can do all of this without us."""
+
+ANYONE: Final = Principal(user="", org=None, roles=(ANY,), scopes=tuple(Scope), via="open")
+"""Whoever reaches an open API, which serves this machine only."""

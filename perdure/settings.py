@@ -81,6 +81,25 @@ MAX_SECRET_BYTES = 64
 WebhookSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
 
 
+class Oidc(BaseModel, frozen=True, extra="forbid"):
+    """Whose tokens the API takes besides its own keys, and what their claims mean."""
+
+    issuer: Annotated[str, Field(pattern=r"^https?://[^\s/]")]
+    """As tokens name it in `iss`; its discovery document is found under it."""
+    audience: Annotated[str, Field(min_length=1)]
+    """What tokens for this API have in `aud`."""
+    jwks_url: Annotated[str, Field(pattern=r"^https?://[^\s/]")] | None = None
+    """Where the issuer's keys are; default: where its discovery document says."""
+    user_claim: Annotated[str, Field(min_length=1)] = "sub"
+    org_claim: Annotated[str, Field(min_length=1)] = "org"
+    """A token without it is refused."""
+    org: Annotated[str, Field(pattern=r"""^[^\x00-\x1f\x7f"'\\]{1,255}$""")] | None = None
+    """The organisation of all tokens, in place of a claim."""
+    roles_claim: Annotated[str, Field(min_length=1)] = "roles"
+    """A list, or words apart by blanks; `realm_access.roles` looks inside `realm_access`."""
+    scopes_claim: Annotated[str, Field(min_length=1)] = "scope"
+
+
 class Settings(BaseSettings):
     """What an operator can set. Each field is the variable `PERDURE_<FIELD>` or a key of `perdure.toml`."""
 
@@ -104,10 +123,13 @@ class Settings(BaseSettings):
     """Temporal task queue that workers poll and runs are started on."""
 
     api_host: str = "127.0.0.1"
-    """Address the API listens on; anything but loopback needs `api_key`."""
+    """Address the API listens on; anything but loopback needs `auth = "required"`."""
     api_port: int = Field(default=8000, ge=0, le=65535)
-    api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
-    """Bearer key every /v1 request must carry; without one the API serves loopback only."""
+    auth: Literal["open", "required"] | None = None
+    """`required`: each /v1 request proves who calls, by an API key or a token. `open`: none does, and the API serves
+    this machine only. Default: `required` if `oidc` is set, else `open`."""
+    oidc: Oidc | None = None
+    """The issuer of tokens."""
 
     max_concurrent_activities: int = Field(default=100, ge=1)
     """Model and tool calls one worker process runs at a time."""
@@ -174,6 +196,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: for people on a terminal, JSON elsewhere."""
 
+    @property
+    def auth_required(self) -> bool:
+        """Whether the API asks who calls."""
+        return (self.auth or ("required" if self.oidc else "open")) == "required"
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -218,12 +245,12 @@ class Settings(BaseSettings):
         """Refuse to serve the open API to a network.
 
         Raises:
-            SettingsError: The API has no key and would listen on an address that is not loopback.
+            SettingsError: The API asks nobody who calls, and would listen on an address that is not loopback.
         """
-        if self.api_key is None and not _is_loopback(self.api_host):
+        if not self.auth_required and not _is_loopback(self.api_host):
             raise SettingsError(
-                f"the API would be open to everyone who reaches {self.api_host!r}: set PERDURE_API_KEY, or listen on "
-                "127.0.0.1"
+                f"the API would be open to everyone who reaches {self.api_host!r}: set PERDURE_AUTH=required and make "
+                "keys with 'perdure keys create', or listen on 127.0.0.1"
             )
 
 

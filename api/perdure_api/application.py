@@ -22,11 +22,15 @@ from perdure.errors import PerdureError
 from perdure.personal_data import load_redactor
 from perdure.settings import Settings
 from perdure_api import problems
-from perdure_api.access import authorise
+from perdure_api.access import Access, OpenAccess, RequiredAccess
 from perdure_api.audit import Audit
 from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
+from perdure_api.keys import ApiKeys
+from perdure_api.login_record import RecordedLoginFailures
+from perdure_api.logins import LoggedLoginFailures, LoginFailures
+from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
@@ -44,13 +48,16 @@ Start agent runs, follow them, decide on their approvals. Errors are problems (R
 """
 
 
-def create_app(app: App, settings: Settings, *, client: Client | None = None) -> FastAPI:
+def create_app(
+    app: App, settings: Settings, *, client: Client | None = None, login_failures: LoginFailures | None = None
+) -> FastAPI:
     """Return the API for an app's runs.
 
     Args:
         app: Agents and tools.
-        settings: The API key, the task queue, links.
+        settings: Who may call, the task queue, links.
         client: A connected client; default: one that connects with the first request that needs it.
+        login_failures: Is told of keys and tokens that do not count; default: the audit, or without one the log.
 
     Raises:
         ConfigurationError: The app is wrong (see `App.check`), or a setting is.
@@ -63,7 +70,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         connected = client or await connect(settings, lazy=True)
-        _attach(api, connected, app, settings)
+        _attach(api, connected, app, settings, login_failures)
         preparing = asyncio.create_task(_prepare(connected))
         try:
             yield
@@ -80,10 +87,9 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api.state.audit = Audit(open_store(settings))
     api.state.rate_limiter = rate_limiter(settings)
     if client is not None:
-        _attach(api, client, app, settings)
+        _attach(api, client, app, settings, login_failures)
     for noun in (runs, events, approvals, grants, agents, audit):
-        guards = [Depends(authorise), Depends(limit)]
-        api.include_router(noun.router, prefix="/v1", dependencies=guards, responses=problems.COMMON)
+        api.include_router(noun.router, prefix="/v1", dependencies=[Depends(limit)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)
     api.add_middleware(RateLimitHeaders)
@@ -93,9 +99,24 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     return api
 
 
-def _attach(api: FastAPI, client: Client, app: App, settings: Settings) -> None:
+def _attach(api: FastAPI, client: Client, app: App, settings: Settings, failures: LoginFailures | None) -> None:
     api.state.runs = Runs(client, app, settings)
     api.state.feeds = Feeds(client, redactor=load_redactor(settings))
+    api.state.access = _access(client, settings, failures or _login_failures(client, settings))
+
+
+def _access(client: Client, settings: Settings, failures: LoginFailures) -> Access:
+    if not settings.auth_required:
+        return OpenAccess()
+    keys = ApiKeys(client, task_queue=settings.task_queue)
+    return RequiredAccess(keys, issuer=Issuer(settings.oidc) if settings.oidc else None, failures=failures)
+
+
+def _login_failures(client: Client, settings: Settings) -> LoginFailures:
+    """Return who is told of failed logins: the audit, if there is one, else the log."""
+    if settings.audit_url is None:
+        return LoggedLoginFailures()
+    return RecordedLoginFailures(client, task_queue=settings.task_queue)
 
 
 class _Api(FastAPI):

@@ -18,10 +18,11 @@ from perdure.contracts import ApprovalRecord, Decision, PendingApproval, RunView
 from perdure.errors import ApprovalNotFoundError, ConflictError, InputTooLargeError, InvalidInputError
 from perdure.events import ApprovalChanged
 from perdure.messages import JsonObject
-from perdure.principal import ANY
+from perdure.principal import Principal
 from perdure.schema import explain
 from perdure.secret_forms import MASK
 from perdure_api import visibility
+from perdure_api.authority import required_speaker
 from perdure_api.executions import Executions
 from perdure_api.rpc import temporal_errors
 from perdure_api.schemas import Decided, DecisionRequest
@@ -38,10 +39,11 @@ _SETTLED: Final = ("approved", "rejected", "expired", "withdrawn")
 class Decisions:
     """Brings humans' decisions to their runs."""
 
-    def __init__(self, client: Client, executions: Executions, app: App) -> None:
+    def __init__(self, client: Client, executions: Executions, app: App, principal: Principal) -> None:
         self._client = client
         self._executions = executions
         self._app = app
+        self._principal = principal
 
     async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
         """Decide, and say whether the run has taken the decision.
@@ -53,6 +55,7 @@ class Decisions:
             InvalidInputError: The decision does not fit the question, or the arguments the tool.
             InputTooLargeError: Arguments and result are over their limit.
         """
+        decided_by = required_speaker(self._principal, request.decided_by, field="decided_by")
         description = await self._executions.describe_open(run_id)
         view = await self._executions.view(run_id)
         pending = view.pending_approvals if view else (await visibility.approvals_memo(description)).pending
@@ -61,11 +64,16 @@ class Decisions:
             raise await self._why_not_pending(run_id, approval_id)
         self._check(request, approval)
         # Whatever becomes of the question meanwhile, the decision is for the arguments that were checked here.
-        given = request.model_dump(exclude={"decision", "digest"})
-        digest = request.digest or approval.digest
-        decision = Decision(approval_id=approval_id, roles=(ANY,), digest=digest, **given)
+        given = request.model_dump(exclude={"decision", "decided_by", "digest"})
+        decision = Decision(
+            approval_id=approval_id,
+            decided_by=decided_by,
+            roles=self._principal.roles,
+            digest=request.digest or approval.digest,
+            **given,
+        )
         await self._executions.signal(run_id, request.decision, decision)
-        missing = await self._confirm(run_id, request, approval, before=view) if view else None
+        missing = await self._confirm(run_id, request.decision, decision, approval, before=view) if view else None
         return Decided(
             run_id=run_id,
             approval_id=approval_id,
@@ -103,7 +111,7 @@ class Decisions:
                 raise InvalidInputError(explain(error, approval.tool, secrets=approval.secrets)) from error
 
     async def _confirm(
-        self, run_id: str, request: DecisionRequest, approval: PendingApproval, *, before: RunView
+        self, run_id: str, name: str, decision: Decision, approval: PendingApproval, *, before: RunView
     ) -> int | None:
         """Wait until the run says what became of the decision, and return how many more must decide.
 
@@ -119,19 +127,19 @@ class Decisions:
                 for record in view.approvals
                 if record.approval_id == approval.approval_id and record not in before.approvals
             ]
-            if voted := next((record for record in new if record.kind == "voted" and _names(record, request)), None):
+            if voted := next((record for record in new if record.kind == "voted" and _names(record, decision)), None):
                 return voted.missing
             if settled := next((record for record in new if record.kind in _SETTLED), None):
-                if _is_ours(settled, request):
+                if _is_ours(settled, name, decision):
                     return 0
                 raise ConflictError(
                     f"approval {approval.approval_id!r} is already {settled.kind} by {settled.decided_by!r}"
                 )
-            if any(record.kind == "edited" and _names(record, request) for record in new):
+            if any(record.kind == "edited" and _names(record, decision) for record in new):
                 return next(
                     (one.missing for one in view.pending_approvals if one.approval_id == approval.approval_id), 0
                 )
-            if ignored := next((record for record in new if _names(record, request)), None):
+            if ignored := next((record for record in new if _names(record, decision)), None):
                 raise ConflictError(f"the run did not take the decision: {ignored.reason}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -161,9 +169,9 @@ def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
     return "an unknown outcome cannot be given other arguments" if request.arguments is not None else None
 
 
-def _is_ours(record: ApprovalRecord, request: DecisionRequest) -> bool:
-    return _names(record, request) and record.kind == ("approved" if request.decision == "approve" else "rejected")
+def _is_ours(record: ApprovalRecord, name: str, decision: Decision) -> bool:
+    return _names(record, decision) and record.kind == ("approved" if name == "approve" else "rejected")
 
 
-def _names(record: ApprovalRecord, request: DecisionRequest) -> bool:
-    return record.decided_by == request.decided_by[:MAX_QUOTED]
+def _names(record: ApprovalRecord, decision: Decision) -> bool:
+    return record.decided_by == decision.decided_by[:MAX_QUOTED]

@@ -1,4 +1,4 @@
-"""What routes take from the application and from the path."""
+"""What routes take from the application, from the caller and from the path."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from perdure.principal import Principal
 from perdure_api.feeds import Feeds
 from perdure_api.runs import Runs
 from perdure_api.text import APPROVAL_ID_PATTERN, GRANT_ID_PATTERN, RUN_ID_PATTERN
 
 
-def _runs(request: Request) -> Runs:
+async def _principal(request: Request) -> Principal:
+    # A route that asks nobody who calls (see `ScopedRoute`) has no principal, and fails here.
+    principal: Principal = request.state.principal
+    return principal
+
+
+async def _runs(request: Request, principal: Annotated[Principal, Depends(_principal)]) -> Runs:
     runs: Runs = request.app.state.runs
-    return runs
+    return runs.of(principal)
 
 
-def _feeds(request: Request) -> Feeds:
+async def _feeds(request: Request) -> Feeds:
     feeds: Feeds = request.app.state.feeds
     return feeds
 
 
 SharedFeeds = Annotated[Feeds, Depends(_feeds)]
+"""Of all runs: whose run it is has to be asked of the gateway first."""
+Caller = Annotated[Principal, Depends(_principal)]
 Gateway = Annotated[Runs, Depends(_runs)]
+"""The runs that the caller may see."""
 RunId = Annotated[str, Path(pattern=RUN_ID_PATTERN, description="The run's id, which is Temporal's workflow id.")]
 GrantId = Annotated[str, Path(pattern=GRANT_ID_PATTERN, description="The grant's id.")]
 ApprovalId = Annotated[str, Path(pattern=APPROVAL_ID_PATTERN, description="The approval's id.")]

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from temporalio.client import (
     Client,
+    WorkflowExecution,
     WorkflowExecutionDescription,
     WorkflowFailureError,
     WorkflowHandle,
@@ -32,7 +33,7 @@ from perdure.contracts import (
 )
 from perdure.encryption import seal
 from perdure.errors import ConflictError, RunNotFoundError
-from perdure.search_attributes import COST, MEMO_RESULT, STEPS
+from perdure.search_attributes import COST, MEMO_RESULT, ORG, STEPS
 from perdure_api import visibility
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_workflows.agent_run import AgentRun
@@ -45,22 +46,34 @@ Signal = Literal["approve", "reject", "revoke", "message", "pause", "resume"]
 
 
 class Executions:
-    """Temporal's side of the runs."""
+    """Temporal's side of the runs that one organisation, or an operator, may see."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, org: str | None) -> None:
+        """Take the connection.
+
+        Args:
+            client: Of the server.
+            org: Whose runs there are; None: everybody's.
+        """
         self._client = client
+        self._org = org
 
     async def describe(self, run_id: str) -> WorkflowExecutionDescription:
-        """Return the latest execution of a run.
+        """Return the latest execution of a run. Whatever is done with a run by its id is done after this.
 
         Raises:
-            RunNotFoundError: There is no such run; other workflows of the namespace are none.
+            RunNotFoundError: There is no such run; other workflows of the namespace are none, nor are runs of another
+                organisation.
         """
         with temporal_errors(run_id=run_id):
             description = await self._handle(run_id).describe(rpc_timeout=RPC_TIMEOUT)
-        if description.workflow_type != WORKFLOW_NAME:
+        if description.workflow_type != WORKFLOW_NAME or not self.owns(description):
             raise RunNotFoundError(f"no run has the id {run_id!r}")
         return description
+
+    def owns(self, execution: WorkflowExecution) -> bool:
+        """Whether a run is one of those that there are here."""
+        return self._org is None or execution.typed_search_attributes.get(ORG) == self._org
 
     async def describe_open(self, run_id: str) -> WorkflowExecutionDescription:
         """Return the latest execution of a run that goes on.

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from perdure_api.problems import MEDIA_TYPE
+from perdure_api.scoped_route import SECURITY_SCHEMES
 
 
 def corrected(document: dict[str, Any]) -> dict[str, Any]:
@@ -15,6 +16,7 @@ def corrected(document: dict[str, Any]) -> dict[str, Any]:
             for status, response in operation["responses"].items():
                 if int(status) >= HTTPStatus.BAD_REQUEST:
                     response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
+    document["components"]["securitySchemes"] = SECURITY_SCHEMES
     _correct_durations(document["components"]["schemas"])
     return document
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from perdure.errors import (
+    ApiKeyNotFoundError,
     ApprovalNotFoundError,
     AuditError,
     AuditNotConfiguredError,
@@ -24,11 +25,14 @@ from perdure.errors import (
     GrantNotFoundError,
     InputTooLargeError,
     InvalidInputError,
+    IssuerUnreachableError,
     NoWorkerError,
     PerdureError,
+    PermissionDeniedError,
     RateLimitedError,
     RunNotFoundError,
     ServerUnreachableError,
+    UnauthenticatedError,
     UnknownAgentError,
 )
 from perdure_api.schemas import Answer
@@ -38,7 +42,10 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE: Final = "application/problem+json"
 
 STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
+    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    PermissionDeniedError: HTTPStatus.FORBIDDEN,
     RunNotFoundError: HTTPStatus.NOT_FOUND,
+    ApiKeyNotFoundError: HTTPStatus.NOT_FOUND,
     ApprovalNotFoundError: HTTPStatus.NOT_FOUND,
     GrantNotFoundError: HTTPStatus.NOT_FOUND,
     AuditNotConfiguredError: HTTPStatus.NOT_FOUND,
@@ -48,6 +55,7 @@ STATUSES: Final[dict[type[PerdureError], HTTPStatus]] = {
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     ServerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    IssuerUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     NoWorkerError: HTTPStatus.SERVICE_UNAVAILABLE,
     DecryptionError: HTTPStatus.BAD_GATEWAY,
     AuditError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -122,13 +130,19 @@ async def _refused(request: Request, error: PerdureError) -> Response:
     if known is not NoWorkerError and status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # a probe asks that every second
         log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
-    headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    if isinstance(error, RateLimitedError):
-        headers = {"Retry-After": str(error.retry_after)}
     title = (type(error).__doc__ or "").strip()
     return _response(
-        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)), headers=headers
+        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)),
+        headers=_headers(error, status),
     )
+
+
+def _headers(error: PerdureError, status: HTTPStatus) -> dict[str, str]:
+    if isinstance(error, UnauthenticatedError):  # RFC 6750, section 3
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if error.credential else "Bearer"}
+    if isinstance(error, RateLimitedError):
+        return {"Retry-After": str(error.retry_after)}
+    return {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:

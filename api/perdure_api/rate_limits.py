@@ -95,7 +95,7 @@ def buckets(limits: RateLimits, act: Act, principal: Principal | None, *, addres
 def _counts(settings: Settings, principal: Principal | None) -> bool:
     if settings.rate_limits.enabled is not None:
         return settings.rate_limits.enabled
-    return settings.api_key is not None if principal is None else principal.via != "open"
+    return principal is not None and principal.authenticated
 
 
 def _headers(standings: tuple[Standing, ...]) -> dict[str, str]:

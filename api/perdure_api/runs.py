@@ -7,7 +7,7 @@ import builtins
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
 from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -38,11 +38,13 @@ from perdure.grant import Grant
 from perdure.input_guard import InputContext, check_input
 from perdure.outgoing import NotResolvedError, Outgoing
 from perdure.personal_data import load_redactor
+from perdure.principal import OPERATOR, Principal
 from perdure.priority import priority_of
 from perdure.redaction import redacted
 from perdure.search_attributes import MEMO_REQUEST
 from perdure.settings import Settings
 from perdure_api import visibility
+from perdure_api.authority import commissioned, signed, speaker, wanted_org
 from perdure_api.decisions import Decisions
 from perdure_api.executions import Executions, known_totals
 from perdure_api.grants import Grants
@@ -81,25 +83,39 @@ BATCH_AT_ONCE: Final = 10
 
 
 class Runs:
-    """All runs of a namespace, and what can be done with them."""
+    """The runs that a principal may see, and what it can do with them."""
 
-    def __init__(self, client: Client, app: App, settings: Settings, *, outgoing: Outgoing | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        app: App,
+        settings: Settings,
+        *,
+        principal: Principal = OPERATOR,
+        outgoing: Outgoing | None = None,
+    ) -> None:
         """Take the connection and the app.
 
         Args:
             client: With Perdure's data converter, as `perdure.connection.connect` makes it.
             app: For starting runs and for checking edited arguments; an empty one serves everything else.
             settings: For task queue, links and redaction.
+            principal: Who asks. Of an organisation, it has that organisation's runs; there are no others.
             outgoing: Checks callback URLs; default: by the networks that the settings allow.
         """
         self._client = client
         self._app = app
         self._settings = settings
+        self._principal = principal
         self._redactor = load_redactor(settings)
         self._outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
-        self._executions = Executions(client)
-        self._decisions = Decisions(client, self._executions, app)
-        self._grants = Grants(client)
+        self._executions = Executions(client, org=principal.org)
+        self._decisions = Decisions(client, self._executions, app, principal)
+        self._grants = Grants(client, self._executions)
+
+    def of(self, principal: Principal) -> Runs:
+        """Return the runs of another principal."""
+        return Runs(self._client, self._app, self._settings, principal=principal, outgoing=self._outgoing)
 
     async def start(self, new: NewRun, *, idempotency_key: str | None = None, run_id: str | None = None) -> StartedRun:
         """Start a run.
@@ -110,6 +126,7 @@ class Runs:
             run_id: The run's id, which then is its idempotency key; default: a new one.
 
         Raises:
+            PermissionDeniedError: The run would be of another organisation, or have roles that the principal lacks.
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Input or metadata are over their limit.
             InputRefusedError: The agent's input guard refuses the input.
@@ -117,7 +134,8 @@ class Runs:
             IdempotencyKeyReusedError: The key belongs to another request.
             InvalidInputError: The run's id cannot be one.
         """
-        arguments = run_arguments(new, self._app)
+        new = commissioned(self._principal, new)
+        arguments = run_arguments(new, self._app, self._principal)
         await self._check_input(new.input, _context_of(arguments), limit=MAX_INPUT_BYTES)
         if new.callback_url is not None:
             await self._check_callback(new.callback_url)
@@ -174,7 +192,7 @@ class Runs:
         Raises:
             InvalidInputError: The page token is none of ours.
         """
-        query = visibility.run_query(wanted)
+        query = visibility.run_query(wanted, orgs=wanted_org(self._principal, wanted.org))
         rows = self._client.list_workflows(
             query,
             page_size=min(limit, MAX_PAGE),
@@ -183,7 +201,9 @@ class Runs:
         )
         with temporal_errors():
             await rows.fetch_next_page()
-        items = [await redacted(await visibility.summary(row), self._redactor) for row in rows.current_page or ()]
+        # The query asks for the organisation, but some databases compare texts as if a and A were the same.
+        owned = [row for row in rows.current_page or () if self._executions.owns(row)]
+        items = [await redacted(await visibility.summary(row), self._redactor) for row in owned]
         return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 
     async def cancel(self, run_id: str, *, reason: str = "") -> None:
@@ -194,7 +214,7 @@ class Runs:
             ConflictError: It has ended.
         """
         await self._executions.describe_open(run_id)
-        await self._executions.cancel(run_id, reason=reason)
+        await self._executions.cancel(run_id, reason=signed(self._principal, reason))
 
     async def message(self, run_id: str, request: MessageRequest) -> None:
         """Say something to the model before it is called next.
@@ -206,9 +226,10 @@ class Runs:
             InputRefusedError: The agent's input guard refuses it.
         """
         description = await self._executions.describe_open(run_id)
-        context = visibility.input_context(description, sender=request.sender)
+        sender = speaker(self._principal, request.sender, field="from")
+        context = visibility.input_context(description, sender=sender)
         await self._check_input(request.text, context, limit=MAX_MESSAGE_BYTES)
-        message = SteeringMessage(text=request.text, sender=request.sender or "")
+        message = SteeringMessage(text=request.text, sender=sender or "")
         await self._executions.signal(run_id, "message", message)
 
     async def _check_callback(self, url: str) -> None:
@@ -232,13 +253,11 @@ class Runs:
             RunNotFoundError: There is no such run.
             ConflictError: It has ended.
         """
-        await self._executions.describe_open(run_id)
-        await self._executions.signal(run_id, "pause", Hold(by=request.by or "", reason=request.reason))
+        await self._hold(run_id, "pause", request)
 
     async def resume(self, run_id: str, request: HoldRequest) -> None:
         """Have a paused run go on; one that is not paused is left to it. Raises as `pause`."""
-        await self._executions.describe_open(run_id)
-        await self._executions.signal(run_id, "resume", Hold(by=request.by or "", reason=request.reason))
+        await self._hold(run_id, "resume", request)
 
     async def ended(self, run_id: str) -> bool:
         """Return whether a run is over.
@@ -261,11 +280,15 @@ class Runs:
     async def approvals(self, wanted: InboxFilter, *, limit: int = MAX_PAGE) -> builtins.list[InboxApproval]:
         """Return the pending approvals of all runs, the oldest first."""
         rows = self._client.list_workflows(
-            visibility.inbox_query(wanted), page_size=INBOX_PAGE, rpc_timeout=RPC_TIMEOUT
+            visibility.inbox_query(wanted, orgs=wanted_org(self._principal, wanted.org)),
+            page_size=INBOX_PAGE,
+            rpc_timeout=RPC_TIMEOUT,
         )
         found: list[InboxApproval] = []
         with temporal_errors():
             async for row in rows:
+                if not self._executions.owns(row):
+                    continue
                 run = (await visibility.summary(row)).model_dump(include=set(InboxApproval.model_fields))
                 pending = (await visibility.inbox_memo(row)).pending
                 found += [InboxApproval(**dict(asked), **run) for asked in pending if _is_wanted(asked, wanted)]
@@ -314,7 +337,8 @@ class Runs:
 
     async def grants(self, wanted: GrantFilter) -> builtins.list[Grant]:
         """Return the standing grants, the newest first."""
-        return [await redacted(grant, self._redactor) for grant in await self._grants.list(wanted)]
+        found = await self._grants.list(wanted, orgs=wanted_org(self._principal, wanted.org))
+        return [await redacted(grant, self._redactor) for grant in found]
 
     async def revoke_grant(self, grant_id: str, request: RevokeRequest) -> None:
         """End a standing grant.
@@ -323,7 +347,8 @@ class Runs:
             GrantNotFoundError: There is no such grant.
             ConflictError: It has expired, or is revoked.
         """
-        await self._grants.revoke(grant_id, request)
+        by = speaker(self._principal, request.by, field="by")
+        await self._grants.revoke(grant_id, by=by or "nobody named", reason=request.reason)
 
     async def revoke_run_grant(self, run_id: str, grant_id: str, request: RevokeRequest) -> None:
         """Ask a run to forget a grant that holds for it alone.
@@ -333,7 +358,8 @@ class Runs:
             ConflictError: It has ended.
         """
         await self._executions.describe_open(run_id)
-        revocation = Revocation(grant_id=grant_id, by=request.by or "", reason=request.reason)
+        by = speaker(self._principal, request.by, field="by")
+        revocation = Revocation(grant_id=grant_id, by=by or "", reason=request.reason)
         await self._executions.signal(run_id, "revoke", revocation)
 
     async def events(self, run_id: str, *, after: str | None = None) -> builtins.list[RunEvent]:
@@ -348,12 +374,14 @@ class Runs:
             InvalidInputError: `after` is no event's id.
         """
         check_event_id(after)
+        await self._executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             return await history.read_events(self._client, run_id, after=after, redactor=self._redactor)
 
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends; raises as `events`."""
         check_event_id(after)
+        await self._executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             async for event in history.follow_events(self._client, run_id, after=after, redactor=self._redactor):
                 yield event
@@ -372,6 +400,7 @@ class Runs:
         Raises:
             RunNotFoundError: There is no such run.
         """
+        await self._executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             histories = await history.fetch_executions(self._client, run_id)
         return await asyncio.to_thread(history.export, histories)
@@ -404,6 +433,11 @@ class Runs:
             )
             for agent in self._app.agents()
         ]
+
+    async def _hold(self, run_id: str, name: Literal["pause", "resume"], request: HoldRequest) -> None:
+        by = speaker(self._principal, request.by, field="by")
+        await self._executions.describe_open(run_id)
+        await self._executions.signal(run_id, name, Hold(by=by or "", reason=request.reason))
 
     def _ui_url(self, run_id: str) -> str | None:
         base = self._settings.ui_url

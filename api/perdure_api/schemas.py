@@ -56,8 +56,11 @@ class NewRun(Request):
     input: Input
     """What the agent is to do; at most 512 KiB of UTF-8."""
     user: SearchKey | None = None
-    """On whose behalf."""
+    """On whose behalf; default: the caller, if it is known who that is."""
     org: SearchKey | None = None
+    """Default, and for a caller of an organisation the only one: the caller's."""
+    roles: Annotated[tuple[Line, ...], Field(max_length=50)] | None = None
+    """What the run may do as, for its policy; default: all roles of the caller. Never more than those."""
     session_id: SearchKey | None = None
     """The conversation that it belongs to."""
     priority: Priority = Priority.NORMAL
@@ -66,8 +69,6 @@ class NewRun(Request):
     """The fields given replace the agent's; durations are seconds or ISO 8601."""
     metadata: dict[Line, Text] = Field(default_factory=dict)
     """Kept with the run; at most 16 KiB."""
-    roles: Annotated[tuple[Line, ...], Field(max_length=50)] | None = None
-    """For the policy: roles of whoever starts the run. Default: all."""
     callback_url: Annotated[str, Field(min_length=1, max_length=MAX_URL)] | None = None
     """Told by a signed webhook when the run needs a human, and when it ends."""
 
@@ -221,7 +222,8 @@ class DecisionRequest(Request):
     """A human's decision on an approval."""
 
     decision: Literal["approve", "reject"]
-    decided_by: Line
+    decided_by: Line | None = None
+    """Required while the API is open; otherwise the caller decides, whom this may repeat."""
     reason: Annotated[Text, Field(max_length=4000)] = ""
     """The model hears the reason of a rejection."""
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -304,13 +306,14 @@ class MessageRequest(Request):
     text: Input
     """The model hears it when it is called next; at most 64 KiB of UTF-8."""
     sender: Line | None = Field(default=None, alias="from")
-    """Who says it; kept in the run's record, and not told to the model."""
+    """Who says it: the caller, if it is known who that is. Kept in the run's record, and not told to the model."""
 
 
 class HoldRequest(Request):
     """Who pauses or resumes a run, and why; kept in its record."""
 
     by: Line | None = None
+    """The caller, if it is known who that is."""
     reason: Annotated[Text, Field(max_length=1000)] = ""
 
 

@@ -21,7 +21,7 @@ from temporalio.common import (
 from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
-from perdure.principal import ANY
+from perdure.principal import Principal
 from perdure.priority import Priority
 from perdure.search_attributes import (
     AGENT,
@@ -34,6 +34,7 @@ from perdure.search_attributes import (
     USER,
     VERSION,
 )
+from perdure_api.authority import roles_of
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
 from perdure_api.text import RUN_ID_PATTERN
@@ -76,7 +77,7 @@ def request_digest(new: NewRun) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def run_arguments(new: NewRun, app: App) -> RunArguments:
+def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     """Return the workflow's input: the agent resolved, its limits replaced where the request says so.
 
     Raises:
@@ -98,7 +99,8 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
         session_id=new.session_id,
         metadata=new.metadata,
         policy=governing.policy if governing else None,
-        roles=(ANY,) if new.roles is None else new.roles,
+        roles=roles_of(principal, new),
+        requested_by=principal.user,
         callback_url=new.callback_url,
         salt=secrets.token_hex(16) if any(tool.secrets for tool in spec.tools) else "",
     )

@@ -13,6 +13,7 @@ import structlog
 from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
+from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
 from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
@@ -47,42 +48,47 @@ _ENDED_FROM_OUTSIDE: Final = {
 """Ends that Temporal knows better than the run, which may not have come to write its own."""
 
 
-def run_query(wanted: RunFilter) -> str:
-    """Return the visibility query for these runs."""
+def run_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for these runs, each of which must be of all these organisations."""
     return " AND ".join(
         [
             f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
             "ExecutionStatus != 'ContinuedAsNew'",  # earlier executions of a run that goes on
-            *_equals(
-                {AGENT: wanted.agent, VERSION: wanted.version}
-                | {USER: wanted.user, ORG: wanted.org, SESSION: wanted.session_id}
-            ),
+            *_equals({AGENT: wanted.agent, VERSION: wanted.version} | {USER: wanted.user, SESSION: wanted.session_id}),
+            *_of_orgs(orgs),
             *([_has_status(wanted.status)] if wanted.status else []),
         ]
     )
 
 
-def inbox_query(wanted: InboxFilter) -> str:
-    """Return the visibility query for open runs that wait for a human."""
+def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for open runs that wait for a human; organisations as in `run_query`."""
     return " AND ".join(
         [
             f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
             "ExecutionStatus = 'Running'",
             f"{APPROVALS.name} IS NOT NULL",
-            *_equals({AGENT: wanted.agent, USER: wanted.user, ORG: wanted.org}),
+            *_equals({AGENT: wanted.agent, USER: wanted.user}),
+            *_of_orgs(orgs),
         ]
     )
 
 
-def grant_query(wanted: GrantFilter) -> str:
-    """Return the visibility query for grants that stand."""
+def grant_query(wanted: GrantFilter, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for grants that stand; organisations as in `run_query`."""
     return " AND ".join(
         [
             f"WorkflowType = {_quoted(GRANT_WORKFLOW)}",
             "ExecutionStatus = 'Running'",
-            *_equals({AGENT: wanted.agent, ORG: wanted.org}),
+            *_equals({AGENT: wanted.agent}),
+            *_of_orgs(orgs),
         ]
     )
+
+
+def key_query(*, org: str | None) -> str:
+    """Return the visibility query for API keys."""
+    return " AND ".join([f"WorkflowType = {_quoted(KEY_WORKFLOW)}", *_equals({ORG: org})])
 
 
 async def summary(execution: WorkflowExecution) -> RunSummary:
@@ -211,6 +217,10 @@ def _has_status(wanted: RunStatus) -> str:
 
 def _equals(values: dict[SearchAttributeKey[str], str | None]) -> Iterator[str]:
     return (f"{key.name} = {_quoted(value)}" for key, value in values.items() if value is not None)
+
+
+def _of_orgs(orgs: tuple[str, ...]) -> Iterator[str]:
+    return (f"{ORG.name} = {_quoted(org)}" for org in orgs)
 
 
 def _checksum(token: bytes, query: str) -> bytes:

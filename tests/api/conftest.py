@@ -18,9 +18,12 @@ from fastapi import FastAPI
 from temporalio.client import Client
 
 from perdure import App, ToolContext
+from perdure.principal import Scope
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_api.application import create_app
+from perdure_api.keys import ApiKeys, NewKey
+from perdure_api.logins import LoginFailures
 from tests.harness import InProcessModel, Script, agent, serving
 
 
@@ -49,11 +52,12 @@ class Api:
     temporal: Client
     app: App = field(default_factory=shop)
     settings: Settings = field(default_factory=lambda: Settings(task_queue=f"queue-{uuid.uuid4().hex[:12]}"))
+    login_failures: LoginFailures | None = None
     http: httpx2.AsyncClient = field(init=False)
     asgi: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asgi = create_app(self.app, self.settings, client=self.temporal)
+        self.asgi = create_app(self.app, self.settings, client=self.temporal, login_failures=self.login_failures)
         transport = httpx2.ASGITransport(app=self.asgi, raise_app_exceptions=False)
         self.http = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
 
@@ -64,6 +68,17 @@ class Api:
         run_id: str = response.json()["run_id"]
         return run_id
 
+    @property
+    def keys(self) -> ApiKeys:
+        """The keys that it takes."""
+        return ApiKeys(self.temporal, task_queue=self.settings.task_queue)
+
+    async def key(self, org: str | None, **changes: Any) -> str:
+        """Make a key of ann with every scope, but for these changes, and return it as its holder sends it."""
+        new = NewKey.model_validate({"name": "ann", "org": org, "scopes": tuple(Scope), **changes})
+        key, _ = await self.keys.create(new, by="the test")
+        return key.text
+
     async def get(self, path: str, **query: Any) -> Any:
         """Return what a path answers, which must be a success."""
         response = await self.http.get(path, params=query)
@@ -72,7 +87,8 @@ class Api:
 
     async def started(self) -> int:
         """Return how many runs the task queue has ever been given, by visibility."""
-        return (await self.temporal.count_workflows(f"TaskQueue = '{self.settings.task_queue}'")).count
+        queue = self.settings.task_queue
+        return (await self.temporal.count_workflows(f"WorkflowType = 'AgentRun' AND TaskQueue = '{queue}'")).count
 
     async def listed(self, count: int = 1, **query: Any) -> list[dict[str, Any]]:
         """Wait until so many runs are listed, and return them."""
@@ -120,6 +136,24 @@ class Api:
             finally:
                 server.should_exit = True
                 await serving
+
+
+def bearer(text: str) -> dict[str, str]:
+    """Return the header in which a key or token is sent."""
+    return {"Authorization": f"Bearer {text}"}
+
+
+def required(**changes: Any) -> Settings:
+    """Return the settings of an API that asks who calls, with a task queue of its own."""
+    return Settings(**{"auth": "required", "task_queue": f"queue-{uuid.uuid4().hex[:12]}", **changes})
+
+
+@pytest.fixture
+async def keyed(client: Client) -> AsyncIterator[Api]:
+    """The shop's API, for who has a key."""
+    api = Api(client, settings=required())
+    async with api.http:
+        yield api
 
 
 @pytest.fixture

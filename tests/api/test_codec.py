@@ -12,7 +12,6 @@ from typing import Any
 import httpx2
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
-from starlette.exceptions import HTTPException
 from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.testing import WorkflowEnvironment
 
@@ -22,18 +21,16 @@ from perdure.encryption import Keyring, new_key
 from perdure.errors import HistoryFileError
 from perdure.events import RunEnded
 from perdure.history import load, project
-from perdure.principal import OPERATOR, Scope
+from perdure.principal import Scope
 from perdure.settings import Settings
 from perdure.testing import eventually
-from perdure_api.access import require_decoding
 from perdure_workers.dev_server import find_temporal
-from tests.api.conftest import Api
+from tests.api.conftest import Api, bearer
 from tests.harness import answer, in_turns, wish
 
 KEYS = {"k1": new_key(), "k2": new_key()}
 KEYRING = Keyring(KEYS, current="k1")
 SECRET = Payload(metadata={"encoding": b"json/plain"}, data=b'"a quince"')
-BEARER = {"Authorization": "Bearer sesame"}
 REFUND = wish(("refund", {"order": "o1", "amount": 5}))
 
 
@@ -47,10 +44,16 @@ async def encrypted_api(env: WorkflowEnvironment, *, current: str = "k1", **sett
 
 @pytest.fixture
 async def guarded(env: WorkflowEnvironment) -> AsyncIterator[Api]:
-    """An encrypted installation whose API has a key."""
-    api = await encrypted_api(env, api_key="sesame", ui_url="https://ui.example/")
+    """An encrypted installation whose API asks who calls."""
+    api = await encrypted_api(env, auth="required", ui_url="https://ui.example/")
     async with api.http:
         yield api
+
+
+@pytest.fixture
+async def operator(guarded: Api) -> dict[str, str]:
+    """The header of an operator's key."""
+    return bearer(await guarded.key(None))
 
 
 def body(*payloads: Payload) -> Any:
@@ -66,25 +69,25 @@ def read(response: httpx2.Response) -> list[Payload]:
 
 @pytest.mark.parametrize("direction", ["encode", "decode"])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
-async def test_plain_text_takes_the_key(guarded: Api, direction: str, headers: dict[str, str]) -> None:
-    """Without the API's key nothing is decoded, and nothing encoded."""
+async def test_plain_text_takes_a_key(guarded: Api, direction: str, headers: dict[str, str]) -> None:
+    """Without one nothing is decoded, and nothing encoded."""
     response = await guarded.http.post(f"/codec/{direction}", json=body(KEYRING.encrypt(SECRET)), headers=headers)
 
     assert response.status_code == 401
     assert "quince" not in response.text
 
 
-async def test_the_codec_undoes_what_it_does(guarded: Api) -> None:
-    """With the key, payloads are encrypted and come back; plain ones stay."""
-    encoded = read(await guarded.http.post("/codec/encode", json=body(SECRET), headers=BEARER))
+async def test_the_codec_undoes_what_it_does(guarded: Api, operator: dict[str, str]) -> None:
+    """With a key, payloads are encrypted and come back; plain ones stay."""
+    encoded = read(await guarded.http.post("/codec/encode", json=body(SECRET), headers=operator))
 
-    decoded = read(await guarded.http.post("/codec/decode", json=body(*encoded, SECRET), headers=BEARER))
+    decoded = read(await guarded.http.post("/codec/decode", json=body(*encoded, SECRET), headers=operator))
 
     assert b"quince" not in encoded[0].SerializeToString()
     assert decoded == [SECRET, SECRET]
 
 
-async def test_a_browser_may_send_the_key_from_the_web_uis_page(guarded: Api) -> None:
+async def test_a_browser_may_send_the_key_from_the_web_uis_page(guarded: Api, operator: dict[str, str]) -> None:
     """The Web UI passes its user's token on, from an origin of its own."""
     asked = "authorization,content-type,x-namespace"
     preflight = {
@@ -95,7 +98,7 @@ async def test_a_browser_may_send_the_key_from_the_web_uis_page(guarded: Api) ->
 
     allowed = await guarded.http.options("/codec/decode", headers=preflight)
     decoded = await guarded.http.post(
-        "/codec/decode", json=body(KEYRING.encrypt(SECRET)), headers={**BEARER, "Origin": "https://ui.example"}
+        "/codec/decode", json=body(KEYRING.encrypt(SECRET)), headers={**operator, "Origin": "https://ui.example"}
     )
 
     assert allowed.status_code == 200
@@ -106,11 +109,11 @@ async def test_a_browser_may_send_the_key_from_the_web_uis_page(guarded: Api) ->
     assert decoded.headers["Access-Control-Allow-Origin"] == "*"
 
 
-async def test_a_payload_of_a_missing_key_is_told_by_its_id(guarded: Api) -> None:
+async def test_a_payload_of_a_missing_key_is_told_by_its_id(guarded: Api, operator: dict[str, str]) -> None:
     """So an operator knows which key to bring back."""
     foreign = Keyring({"lost": new_key()}).encrypt(SECRET)
 
-    response = await guarded.http.post("/codec/decode", json=body(foreign), headers=BEARER)
+    response = await guarded.http.post("/codec/decode", json=body(foreign), headers=operator)
 
     assert response.status_code == 422
     assert "the key 'lost', which is not among PERDURE_ENCRYPTION_KEYS (k1, k2)" in response.json()["detail"]
@@ -154,16 +157,22 @@ async def test_an_open_api_without_a_web_ui_decodes_for_no_page(env: WorkflowEnv
     assert response.status_code == 403
 
 
-def test_decoding_is_for_operators() -> None:
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+async def test_plain_text_is_for_operators(guarded: Api, direction: str) -> None:
     """A payload does not say whose it is, so nobody of one organisation may have any decoded, nor one without scope."""
-    of_acme = OPERATOR.model_copy(update={"org": "acme"})
-    without = OPERATOR.model_copy(update={"scopes": tuple(set(Scope) - {Scope.CODEC_DECODE})})
+    keys = [
+        await guarded.key("acme", scopes=[Scope.CODEC_DECODE]),
+        await guarded.key(None, scopes=set(Scope) - {Scope.CODEC_DECODE}),
+    ]
 
-    require_decoding(OPERATOR)
-    for principal in (of_acme, without):
-        with pytest.raises(HTTPException, match="codec:decode") as refused:
-            require_decoding(principal)
-        assert refused.value.status_code == 403
+    responses = [
+        await guarded.http.post(f"/codec/{direction}", json=body(KEYRING.encrypt(SECRET)), headers=bearer(key))
+        for key in keys
+    ]
+
+    assert [response.status_code for response in responses] == [403, 403]
+    assert "--all-orgs" in responses[0].json()["detail"]
+    assert "codec:decode" in responses[1].json()["detail"]
 
 
 async def temporal(*arguments: str, env: WorkflowEnvironment) -> str:
@@ -179,14 +188,16 @@ async def temporal(*arguments: str, env: WorkflowEnvironment) -> str:
     return printed.decode()
 
 
-async def test_the_temporal_command_reads_and_writes_through_the_codec(guarded: Api, env: WorkflowEnvironment) -> None:
+async def test_the_temporal_command_reads_and_writes_through_the_codec(
+    guarded: Api, operator: dict[str, str], env: WorkflowEnvironment
+) -> None:
     """`show`, `query` and `signal` work as without encryption, errors included, and show nothing without the key."""
     client, ends = guarded.temporal, in_turns(REFUND, answer("a quince", finish=Finish.REFUSAL, detail="a bad quince"))
     async with guarded.worker(ends), guarded.server() as (_, url, _):
-        guarded.http.headers.update(BEARER)
+        guarded.http.headers.update(operator)
         run_id = await guarded.start(input="a quince")
         asked = await guarded.approval(run_id)
-        codec = ("--codec-endpoint", f"{url}/codec", "--codec-auth", BEARER["Authorization"])
+        codec = ("--codec-endpoint", f"{url}/codec", "--codec-auth", operator["Authorization"])
         named = ("--workflow-id", run_id)
         decision = json.dumps({"approval_id": asked["approval_id"], "decided_by": "ann", "reason": "a quince"})
         view = await temporal("workflow", "query", *named, "--type", "view", *codec, env=env)
@@ -207,11 +218,18 @@ async def test_the_temporal_command_reads_and_writes_through_the_codec(guarded: 
         load(bare)
 
 
-async def test_runs_whose_key_is_gone_do_not_hide_the_others(env: WorkflowEnvironment) -> None:
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(Keyring({"k1": KEYS["k1"]}), "which is not among"), (None, "and there are no PERDURE_ENCRYPTION_KEYS")],
+    ids=["another key", "no key"],
+)
+async def test_runs_whose_key_is_gone_do_not_hide_the_others(
+    env: WorkflowEnvironment, left: Keyring | None, said: str
+) -> None:
     """They are listed without their input, and what cannot be told of them is refused with the key's id."""
     before, user = await encrypted_api(env, current="k2"), f"user-{uuid.uuid4().hex[:8]}"
-    only_k1 = data_converter(keyring=Keyring({"k1": KEYS["k1"]}))
-    after = Api(await env.connect_client(data_converter=only_k1), settings=before.settings)
+    client = await env.connect_client(data_converter=data_converter(keyring=left))
+    after = Api(client, settings=before.settings)
     async with before.http, after.http:
         async with before.worker(in_turns(REFUND, answer("done"))):
             old = await before.start(user=user)
@@ -224,7 +242,7 @@ async def test_runs_whose_key_is_gone_do_not_hide_the_others(env: WorkflowEnviro
 
     assert [row["run_id"] for row in listed] == [old]
     assert rows[new] == "go"
-    assert "the key 'k2', which is not among" in rows[old]
+    assert f"the key 'k2', {said}" in rows[old]
     assert inbox == []
     assert (detail.status_code, detail.json()["type"]) == (502, "urn:perdure:problem:decryption")
     assert "the key 'k2'" in detail.json()["detail"]

@@ -25,6 +25,7 @@ from perdure import Agent, App
 from perdure.settings import Settings
 from perdure_api.application import create_app
 from perdure_api.problems import STATUSES
+from perdure_api.scoped_route import FIELD
 from tests.api.conftest import Api
 from tests.harness import answer, in_turns, wish
 
@@ -97,7 +98,9 @@ def test_the_reference_has_every_operation_and_problem() -> None:
     text = REFERENCE.read_text()
 
     documented = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^\s`?]*)", text))
+    scopes = dict(re.findall(r"^\| `([A-Z]+ /[^\s`?]*)` \| (?:`([^`]*)`|–) \|", text, flags=re.MULTILINE))
     assert documented == {(method, path) for method, path, _ in operations()}
+    assert scopes == {f"{method} {path}": operation.get(FIELD, "") for method, path, operation in operations()}
     for error, status in STATUSES.items():
         name = re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__.removesuffix("Error")).lower()
         assert f"| `{name}` | {status.value} |" in text, name

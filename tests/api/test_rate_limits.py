@@ -22,7 +22,7 @@ from perdure.settings import Settings, load_settings
 from perdure.testing import eventually
 from perdure_api.rate_limiter import Bucket, RateLimiter, rate_limiter
 from perdure_api.rate_limits import DECISIONS, buckets
-from tests.api.conftest import Api
+from tests.api.conftest import Api, bearer, required
 from tests.api.test_openapi import operations
 from tests.harness import answer, in_turns
 from tests.redis_server import RedisServer
@@ -143,17 +143,17 @@ async def test_answers_say_what_is_left(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("api_key", "enabled", "counted"), [(None, None, False), ("k", None, True), ("k", False, False)]
+    ("auth", "enabled", "counted"), [("open", None, False), ("required", None, True), ("required", False, False)]
 )
 async def test_an_open_api_counts_only_if_it_is_told_to(
-    client: Client, api_key: str | None, enabled: bool | None, counted: bool
+    client: Client, auth: str, enabled: bool | None, counted: bool
 ) -> None:
     """On a laptop nothing is in the way; where callers have keys, limits are on unless they are switched off."""
-    settings = Settings(api_key=SecretStr(api_key) if api_key else None, rate_limits=RateLimits(enabled=enabled))
-    api = Api(client, settings=settings)
+    api = Api(client, settings=required(auth=auth, rate_limits=RateLimits(enabled=enabled)))
+    headers = bearer(await api.key("acme")) if auth == "required" else {}
 
     async with api.http:
-        response = await api.http.get("/v1/agents", headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+        response = await api.http.get("/v1/agents", headers=headers)
 
     assert response.status_code == 200
     assert ("RateLimit" in response.headers) is counted

@@ -245,6 +245,7 @@ async def test_a_list_is_filtered_and_says_when_it_is_empty(desk: Desk) -> None:
     lines = (await desk.perdure("runs", "list", "--user", user)).out.splitlines()
     nothing = await desk.perdure("runs", "list", "--user", "nobody")
     assert [line.split()[0] for line in lines] == ["run", run["run_id"]]
+    assert lines[1].endswith(f"  {QUESTION}")  # whole, as no terminal's width cuts it
     assert (nothing.code, nothing.out) == (0, "no run passes this filter\n")
 
 

@@ -35,7 +35,9 @@ def test_version_is_the_distributions() -> None:
     assert (ended.returncode, ended.stdout) == (0, f"perdure {version('perdure')}\n")
 
 
-@pytest.mark.parametrize("command", ["--help", "run --help", "runs list --help", "approvals approve --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "run --help", "runs list --help", "approvals approve --help", "keys create --help"]
+)
 def test_help_succeeds_and_imports_nothing_heavy(command: str) -> None:
     """Help comes at once: no server SDK, web framework or model SDK is loaded for it."""
     code = (
@@ -120,23 +122,46 @@ def test_an_address_that_can_be_none_is_refused() -> None:
     assert "a b:7233" in ended.stderr
 
 
-def test_an_api_without_a_key_serves_loopback_only() -> None:
+def test_an_api_that_asks_nobody_serves_loopback_only() -> None:
     """An open API is never put on a network, and the line says what would be right."""
-    ended = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0")
+    ended = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0", PERDURE_AUTH="open")
 
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "PERDURE_API_KEY" in ended.stderr
+    assert "PERDURE_AUTH=required" in ended.stderr
+    assert "perdure keys create" in ended.stderr
 
 
-def test_an_empty_key_is_no_key(tmp_path: Path) -> None:
-    """A variable that was left empty neither opens the API to a network nor lets everybody in."""
-    by_variable = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0", PERDURE_API_KEY="")
-    (tmp_path / "perdure.toml").write_text('api_key = ""\n')
-    by_file = perdure("api", *APP, "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
+@pytest.mark.parametrize("value", ["", "no", "OPEN"])
+def test_a_mistyped_auth_opens_nothing(tmp_path: Path, value: str) -> None:
+    """A variable that was left empty, or says something else, stops the command."""
+    by_variable = perdure("api", *APP, "--port", "0", PERDURE_AUTH=value)
+    (tmp_path / "perdure.toml").write_text(f'auth = "{value}"\n')
+    by_file = perdure("api", *APP, "--port", "0", folder=tmp_path)
 
     assert (by_variable.returncode, by_file.returncode) == (2, 2)
-    assert "PERDURE_API_KEY" in by_variable.stderr
-    assert "PERDURE_API_KEY" in by_file.stderr
+    assert "PERDURE_AUTH" in by_variable.stderr
+    assert "PERDURE_AUTH" in by_file.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--name shop", "--org ORG, or --all-orgs"),
+        ("--name shop --org acme --all-orgs", "--org ORG, or --all-orgs"),
+        ("--name shop --org acme --scope runs:fly", "--scope 'runs:fly': Input should be 'runs:read'"),
+        ("--name shop --org acme --expires soon", "--expires 'soon': write a time such as 90d"),
+        ("--name shop --org acme --expires 0d", "--expires '0d': write a time such as 90d"),
+        ("--name shop --org acme --expires 4000d", "--expires '4000d': write a time such as 90d"),
+        ('--name shop --org a"b', "--org 'a\"b': runs cannot be found by it"),
+    ],
+)
+def test_a_key_that_cannot_be_is_refused_before_a_server_is_asked(options: str, said: str) -> None:
+    """A key of all organisations has to be asked for, and every mistake names its option."""
+    ended = perdure("keys", "create", *options.split(), "--address", f"{LOOPBACK}:{free_port()}")
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_an_api_whose_port_is_taken_says_which_flag_chooses_another() -> None:
@@ -159,6 +184,9 @@ def test_an_api_whose_port_is_taken_says_which_flag_chooses_another() -> None:
         "approvals list",
         "approvals approve r1 a1",
         "replay r1",
+        "keys create --name shop --org acme",
+        "keys list",
+        "keys revoke k1 --reason lost",
     ],
 )
 def test_without_a_server_every_command_says_so_and_exits_with_2(command: str) -> None:

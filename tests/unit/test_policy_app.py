@@ -16,6 +16,7 @@ from perdure.contracts import RunInput
 from perdure.errors import ConfigurationError, PolicyError
 from perdure.policy import Policy
 from perdure.policy_file import MAX_POLICY_BYTES
+from perdure.principal import ANYONE
 from perdure.settings import Settings
 from perdure_api.application import create_app
 from perdure_api.schemas import NewRun
@@ -83,7 +84,7 @@ def test_an_app_without_a_policy_pins_none() -> None:
     """Its runs go by the tools' own declarations, and start as they did before."""
     app = shop()
 
-    arguments = run_arguments(NewRun(agent="desk", input="hi"), app)
+    arguments = run_arguments(NewRun(agent="desk", input="hi"), app, ANYONE)
 
     assert (arguments.policy, app.check()) == (None, ())
 
@@ -93,9 +94,9 @@ def test_a_run_is_pinned_to_policy_and_roles() -> None:
     rules = policy(EVERYTHING)
     app = shop(rules)
 
-    everyone = run_arguments(NewRun(agent="desk", input="hi"), app)
-    clerk = run_arguments(NewRun(agent="desk", input="hi", roles=("clerk",)), app)
-    nobody = run_arguments(NewRun(agent="desk", input="hi", roles=()), app)
+    everyone = run_arguments(NewRun(agent="desk", input="hi"), app, ANYONE)
+    clerk = run_arguments(NewRun(agent="desk", input="hi", roles=("clerk",)), app, ANYONE)
+    nobody = run_arguments(NewRun(agent="desk", input="hi", roles=()), app, ANYONE)
 
     assert (everyone.policy, clerk.policy) == (rules, rules)
     assert (everyone.roles, clerk.roles, nobody.roles) == (("*",), ("clerk",), ())
@@ -110,7 +111,9 @@ def test_included_agents_keep_the_policy_they_came_with() -> None:
     both.include(shop(theirs, name="other"))
     both.include(shop(name="third"))
 
-    pinned = {agent.name: run_arguments(NewRun(agent=agent.name, input="hi"), both).policy for agent in both.agents()}
+    pinned = {
+        agent.name: run_arguments(NewRun(agent=agent.name, input="hi"), both, ANYONE).policy for agent in both.agents()
+    }
 
     assert pinned == {"desk": ours, "other": theirs, "third": None}
     assert any("refund" in remark for remark in both.check()) is True
@@ -125,7 +128,7 @@ def test_the_policy_of_an_app_that_includes_others_governs_them() -> None:
     with pytest.raises(ConfigurationError, match="both apps have a policy"):
         both.include(shop(policy(EVERYTHING), name="other"))
 
-    assert run_arguments(NewRun(agent="third", input="hi"), both).policy == rules
+    assert run_arguments(NewRun(agent="third", input="hi"), both, ANYONE).policy == rules
 
 
 def test_the_operators_policy_takes_the_place_of_the_apps(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_the_operators_policy_takes_the_place_of_the_apps(tmp_path: Path) -> Non
     settings = Settings(policy=file)
 
     def names(app: App) -> list[str]:
-        pinned = run_arguments(NewRun(agent="desk", input="hi"), app).policy
+        pinned = run_arguments(NewRun(agent="desk", input="hi"), app, ANYONE).policy
         return [name for name, _ in pinned.named_rules] if pinned else []
 
     api, worker = shop(tmp_path / "missing.yaml"), shop(policy(EVERYTHING))

@@ -34,12 +34,13 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Secrets:
 
 def test_secrets_come_from_files(secrets: Secrets) -> None:
     """A file holds what a variable would; files of others are left alone."""
-    secrets(perdure_api_key="sesame", perdure_encryption_keys=json.dumps({"a": A}), postgres_password="theirs")
+    issuer = {"perdure_oidc__issuer": "https://login.example", "perdure_oidc__audience": "perdure"}
+    secrets(**issuer, perdure_encryption_keys=json.dumps({"a": A}), postgres_password="theirs")
 
     settings = load_settings()
 
-    assert settings.api_key is not None
-    assert settings.api_key.get_secret_value() == "sesame"
+    assert settings.oidc is not None
+    assert settings.oidc.issuer == "https://login.example"
     assert settings.encryption_keys["a"].get_secret_value() == A
 
 

@@ -35,6 +35,7 @@ from perdure_workers.interceptors import Observation
 from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
+from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
 from perdure_workflows.delivery import Delivery
 from perdure_workflows.grant import StandingGrant
@@ -111,7 +112,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, Auditor, Delivery],
+            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery],
             activities=[
                 model.call_model,
                 model.adopt_transcript,

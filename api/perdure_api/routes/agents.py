@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from perdure.principal import Scope
 from perdure_api.dependencies import Gateway
 from perdure_api.schemas import AgentSummary, Answer
+from perdure_api.scoped_route import ScopedRoute, requires
 
-router = APIRouter(tags=["agents"])
+router = APIRouter(route_class=ScopedRoute, tags=["agents"])
 
 
 class Agents(Answer):
@@ -16,7 +18,7 @@ class Agents(Answer):
     items: tuple[AgentSummary, ...]
 
 
-@router.get("/agents", operation_id="listAgents", summary="List agents")
+@router.get("/agents", operation_id="listAgents", openapi_extra=requires(Scope.RUNS_READ), summary="List agents")
 async def list_agents(runs: Gateway) -> Agents:
     """List the agents that runs can be started with, with their tools."""
     return Agents(items=tuple(runs.agents()))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field
 
 from perdure.errors import PerdureError
+from perdure.principal import Scope
 from perdure_api.dependencies import ApprovalId, Gateway, RunId
 from perdure_api.problems import WITH_BODY, problems, status_of
 from perdure_api.schemas import (
@@ -22,8 +23,9 @@ from perdure_api.schemas import (
     InboxApproval,
     InboxFilter,
 )
+from perdure_api.scoped_route import ScopedRoute, requires
 
-router = APIRouter(tags=["approvals"])
+router = APIRouter(route_class=ScopedRoute, tags=["approvals"])
 
 EXAMPLE = {"decision": "approve", "decided_by": "ann", "reason": "the photo shows the damage"}
 
@@ -49,7 +51,12 @@ class Outcomes(Answer):
     items: tuple[BatchOutcome, ...]
 
 
-@router.get("/approvals", operation_id="listApprovals", summary="List what waits for a human")
+@router.get(
+    "/approvals",
+    operation_id="listApprovals",
+    openapi_extra=requires(Scope.RUNS_READ),
+    summary="List what waits for a human",
+)
 async def inbox(query: Annotated[InboxQuery, Query()], runs: Gateway) -> Inbox:
     """List the pending approvals of all runs, the oldest first. This works while no worker is running."""
     return Inbox(items=tuple(await runs.approvals(query, limit=query.limit)))
@@ -58,6 +65,7 @@ async def inbox(query: Annotated[InboxQuery, Query()], runs: Gateway) -> Inbox:
 @router.post(
     "/approvals/decisions",
     operation_id="decideMany",
+    openapi_extra=requires(Scope.APPROVALS_DECIDE),
     summary="Decide on several approvals",
     responses=WITH_BODY,
 )
@@ -89,6 +97,7 @@ async def get(run_id: RunId, approval_id: ApprovalId, runs: Gateway) -> Approval
 @router.post(
     "/runs/{run_id}/approvals/{approval_id}",
     operation_id="decide",
+    openapi_extra=requires(Scope.APPROVALS_DECIDE),
     summary="Decide on an approval",
     responses={
         **WITH_BODY,

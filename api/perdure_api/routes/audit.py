@@ -12,10 +12,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from perdure.errors import PerdureError
+from perdure.principal import Scope
 from perdure_api.audit import MAX_PAGE, Audit, AuditPage, AuditQuery
+from perdure_api.dependencies import Caller
 from perdure_api.problems import problems
+from perdure_api.scoped_route import ScopedRoute, requires
 
-router = APIRouter(tags=["audit"])
+router = APIRouter(route_class=ScopedRoute, tags=["audit"])
 log = structlog.get_logger(__name__)
 
 LINES: Final = "application/x-ndjson"
@@ -32,6 +35,7 @@ class ListQuery(AuditQuery):
 @router.get(
     "/audit",
     operation_id="listAudit",
+    openapi_extra=requires(Scope.AUDIT_READ),
     summary="Read the audit",
     response_model=AuditPage,
     responses={
@@ -43,10 +47,10 @@ class ListQuery(AuditQuery):
         },
     },
 )
-async def read(query: Annotated[ListQuery, Query()], request: Request) -> AuditPage | Response:
+async def read(query: Annotated[ListQuery, Query()], request: Request, caller: Caller) -> AuditPage | Response:
     """Return what was done by whom, in the order of each organisation's chain. It lags some seconds behind."""
     audit: Audit = request.app.state.audit
-    org: str | None = None
+    org = caller.org
     if LINES not in request.headers.get("accept", ""):
         wanted = AuditQuery.model_validate(query.model_dump(include=set(AuditQuery.model_fields)))
         return await audit.page(wanted, org=org, limit=query.limit, page_token=query.page_token)

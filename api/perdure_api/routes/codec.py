@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Request
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from pydantic import BaseModel, ConfigDict
 from temporalio.api.common.v1 import Payload
@@ -19,16 +19,34 @@ from temporalio.converter import PayloadCodec
 
 from perdure.errors import DecryptionError, InputTooLargeError, InvalidInputError
 from perdure.messages import JsonObject
-from perdure_api.access import authorise_codec
+from perdure.principal import ANYONE, Principal, Scope
+from perdure.settings import Settings
+from perdure_api.access import Access, authorise
 from perdure_api.problems import WITH_BODY, problems
+from perdure_api.scoped_route import ScopedRoute, requires
 
-router = APIRouter(prefix="/codec", tags=["codec"], dependencies=[Depends(authorise_codec)])
-
+OPERATORS: Final = requires(Scope.CODEC_DECODE, all_orgs=True)
+"""Nothing in a payload says whose it is, so those of one organisation cannot be told from another's."""
 MAX_UNPACKED_BYTES: Final = 16 * 1024 * 1024
 """Of one request: several times what one event of a history can hold. Anyone may ask, and writing this much as JSON
 takes a third of a second in which nobody else is answered."""
 
 EXAMPLE = {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "IkhlbGxvIg=="}]}
+
+
+class CodecRoute(ScopedRoute):
+    """Asks who calls where payloads are encrypted; elsewhere whoever has one can unpack it."""
+
+    async def admit(self, request: Request, scope: Scope, *, all_orgs: bool) -> Principal:
+        """Return the caller; while the API is open, that may be the Web UI's page."""
+        settings: Settings = request.app.state.settings
+        if not settings.encryption_keys:
+            return ANYONE
+        access: Access = request.app.state.access
+        return await authorise(access, request, scope, all_orgs=all_orgs, page=settings.ui_url)
+
+
+router = APIRouter(route_class=CodecRoute, prefix="/codec", tags=["codec"])
 
 
 class Payloads(BaseModel):
@@ -46,11 +64,19 @@ RESPONSES = {
         HTTPStatus.FORBIDDEN,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 }
 
 
-@router.post("/decode", operation_id="decodePayloads", summary="Make payloads readable", responses=RESPONSES)
+@router.post(
+    "/decode",
+    operation_id="decodePayloads",
+    openapi_extra=OPERATORS,
+    summary="Make payloads readable",
+    responses=RESPONSES,
+)
 async def decode(request: Request, encoded: Annotated[Payloads, Body(examples=[EXAMPLE])]) -> Payloads:
     """Decrypt and decompress those payloads that Perdure encrypted and compressed; others pass unchanged."""
     codec: PayloadCodec = request.app.state.codec
@@ -60,7 +86,9 @@ async def decode(request: Request, encoded: Annotated[Payloads, Body(examples=[E
         raise _refusal(error) from error
 
 
-@router.post("/encode", operation_id="encodePayloads", summary="Encode payloads", responses=RESPONSES)
+@router.post(
+    "/encode", operation_id="encodePayloads", openapi_extra=OPERATORS, summary="Encode payloads", responses=RESPONSES
+)
 async def encode(request: Request, plain: Annotated[Payloads, Body(examples=[EXAMPLE])]) -> Payloads:
     """Compress and encrypt payloads as Perdure does, for a workflow or signal that is sent by hand."""
     codec: PayloadCodec = request.app.state.codec

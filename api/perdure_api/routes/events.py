@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, PermissionDeniedError, UnauthenticatedError
 from perdure.events import RunEvent
+from perdure.principal import Scope
+from perdure_api.access import authorise
 from perdure_api.dependencies import Gateway, RunId, SharedFeeds
-from perdure_api.feeds import Feeds, Told
+from perdure_api.feeds import Told
 from perdure_api.problems import problems
 from perdure_api.runs import check_event_id
 from perdure_api.schemas import Answer
+from perdure_api.scoped_route import ScopedRoute, requires
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = APIRouter(route_class=ScopedRoute, prefix="/runs", tags=["runs"])
 log = structlog.get_logger(__name__)
 
 STREAM: Final = "text/event-stream"
@@ -28,6 +31,8 @@ SEND_TIMEOUT_SECONDS: Final = 30
 """A client that takes nothing for so long has left."""
 SHUTDOWN_GRACE_SECONDS: Final = 1
 """How long a stream may take to end when the server stops."""
+AUTHORISED_SECONDS: Final = 15
+"""How long a stream goes on before it is asked again whether its caller may follow the run."""
 RETRY_MILLISECONDS: Final = 1000
 """When a client whose stream broke is to come back."""
 
@@ -41,6 +46,7 @@ class Events(Answer):
 @router.get(
     "/{run_id}/events",
     operation_id="listEvents",
+    openapi_extra=requires(Scope.RUNS_READ),
     summary="Read or follow a run's events",
     response_model=Events,
     responses={
@@ -73,7 +79,7 @@ async def read(
     check_event_id(seen)
     stopping = asyncio.Event()
     return EventSourceResponse(
-        _messages(feeds, run_id, after=seen, stopping=stopping),
+        _messages(feeds.follow(run_id, after=seen), request, run_id, stopping=stopping),
         ping=PING_SECONDS,
         send_timeout=SEND_TIMEOUT_SECONDS,
         shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
@@ -82,25 +88,47 @@ async def read(
 
 
 async def _messages(
-    feeds: Feeds, run_id: str, *, after: str | None, stopping: asyncio.Event
+    events: AsyncIterator[Told], request: Request, run_id: str, *, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
     try:
-        async for told in _until(stopping, feeds.follow(run_id, after=after)):
+        async for told in _until(_over(stopping, request), events):
             yield ServerSentEvent(id=str(told.id), event=told.kind, data=told.data)
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))
 
 
-async def _until(stopping: asyncio.Event, events: AsyncIterator[Told]) -> AsyncIterator[Told]:
-    """Iterate until the server stops: an idle stream would hold it up, and a cut one is an error to the client."""
-    stop = asyncio.create_task(stopping.wait())
+async def _over(stopping: asyncio.Event, request: Request) -> None:
+    """Return when the server stops, or when the caller may no longer follow: its key is revoked, its token expired."""
+    while True:
+        try:
+            async with asyncio.timeout(AUTHORISED_SECONDS):
+                await stopping.wait()
+            return
+        except TimeoutError:
+            if not await _may_follow(request):
+                return
+
+
+async def _may_follow(request: Request) -> bool:
+    try:
+        await authorise(request.app.state.access, request, Scope.RUNS_READ)
+    except (UnauthenticatedError, PermissionDeniedError):
+        return False
+    except PerdureError as error:  # whoever could follow a moment ago is not cut off for an outage
+        log.warning("event_stream_unconfirmed", error=str(error))
+    return True
+
+
+async def _until(over: Coroutine[Any, Any, None], events: AsyncIterator[Told]) -> AsyncIterator[Told]:
+    """Iterate until it is over: an idle stream would hold a server up, and a cut one is an error to the client."""
+    stop = asyncio.create_task(over)
     upcoming = asyncio.ensure_future(anext(events, None))
     try:
         while True:
             await asyncio.wait({stop, upcoming}, return_when=asyncio.FIRST_COMPLETED)
-            if not upcoming.done() or (event := upcoming.result()) is None:
+            if stop.done() or (event := upcoming.result()) is None:
                 return
             yield event
             upcoming = asyncio.ensure_future(anext(events, None))

@@ -7,14 +7,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from perdure.principal import Scope
 from perdure_api.dependencies import Gateway, GrantId, RunId
 from perdure_api.problems import WITH_BODY, problems
 from perdure_api.schemas import GrantFilter, GrantList, RevokeRequest, RunReference
+from perdure_api.scoped_route import ScopedRoute, requires
 
-router = APIRouter(tags=["grants"])
+router = APIRouter(route_class=ScopedRoute, tags=["grants"])
 
 
-@router.get("/grants", operation_id="listGrants", summary="List standing grants")
+@router.get(
+    "/grants", operation_id="listGrants", openapi_extra=requires(Scope.RUNS_READ), summary="List standing grants"
+)
 async def list_grants(query: Annotated[GrantFilter, Query()], runs: Gateway) -> GrantList:
     """List the grants that stand, the newest first. Those that hold for one run are in the run."""
     return GrantList(items=tuple(await runs.grants(query)))
@@ -23,6 +27,7 @@ async def list_grants(query: Annotated[GrantFilter, Query()], runs: Gateway) -> 
 @router.post(
     "/grants/{grant_id}/revoke",
     operation_id="revokeGrant",
+    openapi_extra=requires(Scope.APPROVALS_DECIDE),
     summary="Revoke a standing grant",
     status_code=HTTPStatus.NO_CONTENT,
     response_class=Response,
@@ -36,6 +41,7 @@ async def revoke(grant_id: GrantId, runs: Gateway, request: RevokeRequest | None
 @router.post(
     "/runs/{run_id}/grants/{grant_id}/revoke",
     operation_id="revokeRunGrant",
+    openapi_extra=requires(Scope.APPROVALS_DECIDE),
     summary="Revoke a grant that holds for a run",
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},

@@ -5,12 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from perdure.errors import NoWorkerError
-from perdure_api.dependencies import Gateway
 from perdure_api.pollers import Pollers
 from perdure_api.problems import problems
+from perdure_api.runs import Runs
 from perdure_api.schemas import Answer
 
 router = APIRouter(tags=["health"])
@@ -34,8 +34,9 @@ async def health() -> Health:
     summary="Would a run go on?",
     responses=problems(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def readiness(runs: Gateway) -> Pollers:
+async def readiness(request: Request) -> Pollers:
     """Ask Temporal whether workers poll the task queue, and those of tools and providers that have a rate."""
+    runs: Runs = request.app.state.runs
     pollers = await runs.pollers()
     if not (pollers.workflow and pollers.activity):
         raise NoWorkerError("Temporal answers, but no worker polls the task queue; start one with 'perdure worker'")

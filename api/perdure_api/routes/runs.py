@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Header, Query, Response
 from pydantic import Field
 
 from perdure.events import Step
+from perdure.principal import Scope
 from perdure_api.dependencies import Gateway, RunId
 from perdure_api.problems import WITH_BODY, problems
 from perdure_api.schemas import (
@@ -24,9 +25,10 @@ from perdure_api.schemas import (
     RunReference,
     StartedRun,
 )
+from perdure_api.scoped_route import ScopedRoute, requires
 from perdure_api.text import Line, Text
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = APIRouter(route_class=ScopedRoute, prefix="/runs", tags=["runs"])
 
 EXAMPLE = {
     "agent": "support",
@@ -62,6 +64,7 @@ class Steps(Answer):
 @router.post(
     "",
     operation_id="startRun",
+    openapi_extra=requires(Scope.RUNS_WRITE),
     summary="Start a run",
     status_code=HTTPStatus.ACCEPTED,
     response_model=StartedRun,
@@ -96,13 +99,19 @@ async def start(
     return started
 
 
-@router.get("", operation_id="listRuns", summary="List runs")
+@router.get("", operation_id="listRuns", openapi_extra=requires(Scope.RUNS_READ), summary="List runs")
 async def list_runs(query: Annotated[ListQuery, Query()], runs: Gateway) -> RunPage:
     """List runs, the newest first. This works while no worker is running."""
     return await runs.list(query, limit=query.limit, page_token=query.page_token)
 
 
-@router.get("/{run_id}", operation_id="getRun", summary="Look at a run", responses=problems(HTTPStatus.NOT_FOUND))
+@router.get(
+    "/{run_id}",
+    operation_id="getRun",
+    openapi_extra=requires(Scope.RUNS_READ),
+    summary="Look at a run",
+    responses=problems(HTTPStatus.NOT_FOUND),
+)
 async def get(run_id: RunId, runs: Gateway) -> RunDetail:
     """Return a run as it is now, or how it ended."""
     return await runs.get(run_id)
@@ -111,6 +120,7 @@ async def get(run_id: RunId, runs: Gateway) -> RunDetail:
 @router.get(
     "/{run_id}/steps",
     operation_id="listSteps",
+    openapi_extra=requires(Scope.RUNS_READ),
     summary="List a run's steps",
     responses=problems(HTTPStatus.NOT_FOUND),
 )
@@ -122,6 +132,7 @@ async def list_steps(run_id: RunId, runs: Gateway) -> Steps:
 @router.get(
     "/{run_id}/history",
     operation_id="exportHistory",
+    openapi_extra=requires(Scope.RUNS_READ),
     summary="Export a run's history",
     response_class=Response,
     responses={
@@ -140,6 +151,7 @@ async def export(run_id: RunId, runs: Gateway) -> Response:
 @router.post(
     "/{run_id}/cancel",
     operation_id="cancelRun",
+    openapi_extra=requires(Scope.RUNS_WRITE),
     summary="Cancel a run",
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
@@ -153,6 +165,7 @@ async def cancel(run_id: RunId, runs: Gateway, cancellation: Cancellation | None
 @router.post(
     "/{run_id}/messages",
     operation_id="sendMessage",
+    openapi_extra=requires(Scope.RUNS_WRITE),
     summary="Say something to a run",
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
@@ -168,6 +181,7 @@ async def message(
 @router.post(
     "/{run_id}/pause",
     operation_id="pauseRun",
+    openapi_extra=requires(Scope.RUNS_WRITE),
     summary="Pause a run",
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
@@ -181,6 +195,7 @@ async def pause(run_id: RunId, runs: Gateway, request: HoldRequest | None = None
 @router.post(
     "/{run_id}/resume",
     operation_id="resumeRun",
+    openapi_extra=requires(Scope.RUNS_WRITE),
     summary="Resume a run",
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},

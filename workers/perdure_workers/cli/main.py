@@ -11,6 +11,7 @@ from perdure_workers.cli.audit import audit
 from perdure_workers.cli.encryption import encryption
 from perdure_workers.cli.ending import leave
 from perdure_workers.cli.grants import grants
+from perdure_workers.cli.keys import keys
 from perdure_workers.cli.policy import policy
 from perdure_workers.cli.replay import replaying
 from perdure_workers.cli.runs import runs, starting
@@ -30,6 +31,7 @@ application.add_typer(runs, name="runs", rich_help_panel="Look and decide")
 application.add_typer(approvals, name="approvals", rich_help_panel="Look and decide")
 application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
 application.add_typer(audit, name="audit", rich_help_panel="Look and decide")
+application.add_typer(keys, name="keys", rich_help_panel="Govern")
 application.add_typer(replaying)
 application.add_typer(encryption, name="encryption", rich_help_panel="Set up")
 application.add_typer(policy, name="policy", rich_help_panel="Look and decide")

@@ -70,7 +70,8 @@ def api(
     host: Annotated[
         str | None,
         typer.Option(
-            help="Listen here; beyond loopback it needs PERDURE_API_KEY. Default: PERDURE_API_HOST, then 127.0.0.1.",
+            help="Listen here; beyond loopback it needs PERDURE_AUTH=required. Default: PERDURE_API_HOST, then "
+            "127.0.0.1.",
             show_default=False,
         ),
     ] = None,

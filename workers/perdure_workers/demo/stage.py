@@ -75,6 +75,7 @@ async def open_stage(folder: Path) -> AsyncIterator[Stage]:
                 **child_environment(server),
                 **model.environment,
                 "PERDURE_LOG_FORMAT": "json",
+                "PERDURE_AUTH": "open",
                 "SUPPORT_DESK_DB": str(shop),
                 "SUPPORT_DESK_REFUND_PAUSE": "0",
             }

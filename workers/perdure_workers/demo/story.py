@@ -19,7 +19,7 @@ from rich.text import Text
 from perdure.app import ENTRY_POINT_GROUP
 from perdure.errors import ConfigurationError, ProcessError
 from perdure.events import ApprovalAsked, ApprovalChanged, RunEnded, RunEvent
-from perdure.settings import Settings, load_settings
+from perdure.settings import load_settings
 from perdure_workers.cli.ending import ExitCode
 from perdure_workers.demo.caller import Caller, caller
 from perdure_workers.demo.promises import Promise, check, refunds
@@ -44,17 +44,17 @@ async def play() -> ExitCode:
         PerdureError: Something does not start, or the API refuses a call.
     """
     _require_app()
-    settings = load_settings()
+    load_settings()  # what is wrong in them shows before anything is started
     console = Console(highlight=False)
     with stop_signals() as stop:
-        code = await unless_stopped(stop, _tell(console, settings))
+        code = await unless_stopped(stop, _tell(console))
     return ExitCode.INTERRUPTED if code is None else code
 
 
-async def _tell(console: Console, settings: Settings) -> ExitCode:
+async def _tell(console: Console) -> ExitCode:
     began = time.monotonic()
     _say(console, "Starting the Temporal server, the model, a worker and the API …")
-    async with open_stage(FOLDER) as stage, caller(stage.api_url, settings) as client:
+    async with open_stage(FOLDER) as stage, caller(stage.api_url) as client:
         _say(console, f"The model is {stage.model.name}.")
         _say(console, f"API              {stage.api_url}  (reference: {stage.api_url}/docs)")
         _say(console, f"Temporal Web UI  {stage.server.ui_url}")

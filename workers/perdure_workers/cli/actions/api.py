@@ -48,7 +48,7 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
-        log.info("api_started", url=_url(listener))
+        log.info("api_started", url=_url(listener), auth="required" if settings.auth_required else "open")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         # As uvicorn itself takes a signal: this is where open event streams hear of it.
         server.handle_exit(signal.SIGTERM, None)

@@ -81,7 +81,8 @@ async def decide_many(
         print_pending([(approval.run_id, approval) for approval in waiting], out)
         if not yes and not confirm(f"{decision} these {len(waiting)}?"):
             raise InvalidInputError("nothing was decided; --yes decides without asking")
-        request = {"decision": decision, "decided_by": by or getpass.getuser(), "reason": reason}
+        name = by or getpass.getuser()
+        request = {"decision": decision, "decided_by": name, "reason": reason}
         items = [
             typed(
                 BatchItem,
@@ -93,7 +94,7 @@ async def decide_many(
     refused = [outcome for outcome in outcomes if isinstance(outcome, PerdureError)]
     for item, outcome in zip(items, outcomes, strict=True):
         failed = f"{item.approval_id} of run {item.run_id}: {outcome}"
-        said = failed if isinstance(outcome, PerdureError) else _done(outcome, item.decided_by)
+        said = failed if isinstance(outcome, PerdureError) else _done(outcome, name)
         out.print(said, soft_wrap=True, markup=False)
     return ExitCode.REFUSED if refused else None
 
@@ -169,10 +170,11 @@ def print_pending(waiting: Sequence[tuple[str, PendingApproval]], out: Console) 
 async def _decide(
     run_id: str, approval_id: str, decision: dict[str, Any], *, app: App | None, address: str | None
 ) -> None:
-    request = typed(DecisionRequest, {**decision, "decided_by": decision["decided_by"] or getpass.getuser()})
+    name = decision["decided_by"] or getpass.getuser()
+    request = typed(DecisionRequest, {**decision, "decided_by": name})
     async with gateway(address=address, app=app) as runs:
         decided = await runs.decide(run_id, approval_id, request)
-    console().print(_done(decided, request.decided_by), soft_wrap=True, markup=False)
+    console().print(_done(decided, name), soft_wrap=True, markup=False)
 
 
 def _done(decided: Decided, by: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from temporalio.runtime import Runtime, TelemetryConfig
 
 from perdure.app import App
 from perdure.connection import connect
+from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings, load_settings
 from perdure_api.rpc import temporal_errors
 from perdure_api.runs import Runs
@@ -41,7 +43,12 @@ async def gateway(*, address: str | None, app: App | None = None) -> AsyncIterat
     """
     settings = load_settings()
     async with connected(settings, address=address) as client:
-        yield Runs(client, app or App(), settings)
+        yield Runs(client, app or App(), settings, principal=operator())
+
+
+def operator() -> Principal:
+    """Return who uses the command line: somebody with Temporal at hand, under the name that this machine knows."""
+    return OPERATOR.model_copy(update={"user": getpass.getuser()})
 
 
 def _silence_sdk() -> None:

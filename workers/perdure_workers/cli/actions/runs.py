@@ -104,13 +104,16 @@ def _print_table(runs: list[RunSummary], out: Console) -> None:
     ]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for place, row in enumerate(rows):
-        text = Text(no_wrap=True, style="" if place else "dim")
+        text = Text(style="" if place else "dim")
         for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
             padded = cell.rjust(width) if column in _RIGHT else cell.ljust(width)
             style = _style(runs[place - 1].status) if place and column == _STATUS else ""
             text.append(padded + "  ", style=style)
         text.rstrip()
-        out.print(text, no_wrap=True, overflow="ellipsis", soft_wrap=not out.is_terminal)
+        if out.is_terminal:
+            out.print(text, no_wrap=True, overflow="ellipsis")
+        else:
+            out.print(text, soft_wrap=True)
 
 
 def _style(status: RunStatus) -> str:

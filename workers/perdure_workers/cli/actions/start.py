@@ -13,7 +13,7 @@ from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
 from perdure_api.runs import Runs
 from perdure_api.schemas import NewRun, StartedRun
-from perdure_workers.cli.actions.connection import connected
+from perdure_workers.cli.actions.connection import connected, operator
 from perdure_workers.cli.actions.following import wait_for
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.ending import ExitCode
@@ -51,7 +51,7 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
     settings = load_settings(app=app)
     loaded = load_here(settings)
     async with connected(settings, address=address) as client:
-        started = await Runs(client, loaded, settings).start(new, idempotency_key=order.key)
+        started = await Runs(client, loaded, settings, principal=operator()).start(new, idempotency_key=order.key)
         if not wait:
             _print_started(started, as_json=as_json)
             return None
