@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from perdure.budget import Usd
 from perdure.messages import Frozen
 from perdure.tool import ToolSpec
 
@@ -28,6 +29,7 @@ def _model_reference(value: str) -> str:
 
 
 ModelReference = Annotated[str, AfterValidator(_model_reference)]
+OnBudget = Literal["stop", "ask", "downgrade"]
 
 
 class Limits(BaseModel):
@@ -45,6 +47,8 @@ class Limits(BaseModel):
     """After this an approval nobody decided is rejected; without it a run waits as long as it may run."""
     max_parallel_tools: int = Field(default=16, ge=1, le=64)
     """Tool calls of one reply that run at the same time; the rest wait their turn."""
+    max_cost_usd: Usd | None = None
+    """A model call that could cost more, with all before it, is not made; a request may lower this and not raise it."""
 
 
 class Agent(BaseModel):
@@ -67,8 +71,19 @@ class Agent(BaseModel):
     """Sampling temperature; None leaves it to the provider (some models refuse the parameter)."""
     on_reject: Literal["continue", "stop"] = "continue"
     """After a rejected approval: the model hears the reason and goes on, or the run ends as `rejected`."""
+    on_budget: OnBudget = "stop"
+    """When a budget has no room for the next model call: the run ends as `out_of_budget`, a human is asked for more, or
+    the run goes on with `budget_model` and ends only when that does not fit either."""
+    budget_model: ModelReference | None = None
+    """The cheaper model of `on_budget="downgrade"`."""
     description: str = ""
     """One line for people choosing an agent."""
+
+    @model_validator(mode="after")
+    def _downgrades_to_something(self) -> Agent:
+        if (self.on_budget == "downgrade") != (self.budget_model is not None):
+            raise ValueError('budget_model goes with on_budget="downgrade", and the other way round')
+        return self
 
 
 class AgentSpec(Frozen):
@@ -82,10 +97,17 @@ class AgentSpec(Frozen):
     max_output_tokens: int = 8192
     temperature: float | None = None
     on_reject: Literal["continue", "stop"] = "continue"
+    on_budget: OnBudget = "stop"
+    budget_model: ModelReference | None = None
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""
         return next((tool for tool in self.tools if tool.name == name), None)
+
+    @property
+    def priced_models(self) -> tuple[ModelReference, ...]:
+        """Every model that a run may come to pay for."""
+        return (self.model, *([self.budget_model] if self.budget_model else []))
 
     @property
     def provider(self) -> str:

@@ -173,6 +173,8 @@ class App:
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             on_reject=agent.on_reject,
+            on_budget=agent.on_budget,
+            budget_model=agent.budget_model,
         )
         size = len(spec.model_dump_json().encode())
         if size > MAX_SPEC_BYTES:

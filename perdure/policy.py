@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from perdure.approval import ApprovalRequirement
+from perdure.budget import Budgets, Concurrency, TimeZone, named
 from perdure.condition import Condition, Verdict, condition_holds, every, matches
 from perdure.messages import Frozen, JsonObject
 from perdure.principal import ANY
@@ -86,6 +87,14 @@ class Policy(Frozen):
     rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
     approval: ApprovalRequirement = ApprovalRequirement()
     """Of every approval whose rule says nothing else."""
+    budgets: Budgets = ()
+    """What runs may cost; of those that count a run, each must have room for its next call."""
+    concurrency: Concurrency = Concurrency()
+    """How many runs may be open at once."""
+    time_zone: TimeZone = "UTC"
+    """Where a budget's days and months begin and end."""
+    unpriced: Literal["deny", "flag"] = "flag"
+    """A model that nobody has a price for is not called, or is called and marked as unpriced."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Policy:
@@ -93,6 +102,14 @@ class Policy(Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two rules are named {twice[0]!r}; a decision tells its rule by name")
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_are_told_apart(self) -> Policy:
+        names = [name for name, _ in named(self.budgets)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two budgets are named {twice[0]!r}; what is spent is kept by name")
         return self
 
 

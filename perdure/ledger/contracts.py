@@ -1,0 +1,309 @@
+"""What runs and their organisation's ledger say to each other, and the ledger's activities.
+
+A run's statements are cumulative: they say what it has used since it began to speak, so that hearing one twice, or not
+hearing one, makes nothing wrong. Fields are only ever added, with defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, Literal
+
+from pydantic import Field
+from temporalio import activity
+
+from perdure.budget import Line, Place, dollars
+from perdure.contracts import ModelReply, Usage
+from perdure.messages import Frozen
+
+LEDGER_NAME: Final = "Ledger"
+PAGE_NAME: Final = "LedgerPage"
+ANSWER_SIGNAL: Final = "ledger"
+"""The signal by which a run hears its ledger."""
+
+
+def ledger_id(org: str | None) -> str:
+    """Return the workflow id of an organisation's ledger; runs of none have one too."""
+    return "perdure-ledger" if org is None else f"perdure-ledger:{org}"
+
+
+def page_id(org: str | None, *, day: str, number: int) -> str:
+    """Return the workflow id of a page of an organisation's usage."""
+    return f"perdure-usage:{day}:{number}" if org is None else f"perdure-usage:{day}:{number}:{org}"
+
+
+class ModelUse(Frozen):
+    """What was used of one model."""
+
+    calls: int = 0
+    unpriced_calls: int = 0
+    """Those whose cost nobody knows; the cost is that of the others."""
+    usage: Usage = Usage()
+    cost_usd: Decimal = Decimal(0)
+
+    def with_reply(self, reply: ModelReply) -> ModelUse:
+        """Return the use with one call more."""
+        return ModelUse(
+            calls=self.calls + 1,
+            unpriced_calls=self.unpriced_calls + (reply.cost_usd is None),
+            usage=self.usage + reply.usage,
+            cost_usd=self.cost_usd + (reply.cost_usd or 0),
+        )
+
+    def __add__(self, other: ModelUse) -> ModelUse:
+        return ModelUse(
+            calls=self.calls + other.calls,
+            unpriced_calls=self.unpriced_calls + other.unpriced_calls,
+            usage=self.usage + other.usage,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
+
+    def since(self, earlier: ModelUse) -> ModelUse:
+        """Return what was used after an earlier statement; nothing if this one is the earlier of the two."""
+        if self.calls <= earlier.calls:
+            return ModelUse()
+        return ModelUse(
+            calls=self.calls - earlier.calls,
+            unpriced_calls=self.unpriced_calls - earlier.unpriced_calls,
+            usage=Usage(**{name: value - getattr(earlier.usage, name) for name, value in self.usage}),
+            cost_usd=self.cost_usd - earlier.cost_usd,
+        )
+
+
+Used = dict[str, ModelUse]
+"""What was used, by the model as the agent names it."""
+
+
+def used_since(later: Mapping[str, ModelUse], earlier: Mapping[str, ModelUse]) -> Used:
+    """Return what one statement says beyond another."""
+    differences = {model: use.since(earlier.get(model, ModelUse())) for model, use in later.items()}
+    return {model: use for model, use in differences.items() if use.calls}
+
+
+def cost_of_all(used: Mapping[str, ModelUse]) -> Decimal:
+    """Return what it cost together, as far as that is known."""
+    return sum((use.cost_usd for use in used.values()), Decimal(0))
+
+
+class Statement(Frozen):
+    """What every message of a run to the ledger says. Each field is optional on the wire."""
+
+    holder: str = ""
+    """Who speaks: one run, from its start or its latest reset on. Sub-agents are to speak as their root run does."""
+    run_id: str = ""
+    execution_id: str = ""
+    """Temporal's run id of the execution that speaks."""
+    user: str | None = None
+    agent: str = ""
+    used: Used = Field(default_factory=dict)
+    """Since the holder began."""
+    known: Used = Field(default_factory=dict)
+    """The part of it that the ledger was told before, should it have forgotten."""
+    lines: tuple[Line, ...] = ()
+    """The budgets that count the run."""
+    places: tuple[Place, ...] = ()
+    """The limits of open runs that count it."""
+    time_zone: str = "UTC"
+    request_id: str = ""
+    """What an answer names; for a message that wants one."""
+
+
+class Enter(Statement):
+    """Signal `enter`: the run wants a place among the open ones."""
+
+
+class Raise(Frozen):
+    """A human has put more money into a budget, for the period that is going on."""
+
+    budget: str
+    subject: str
+    usd: Decimal
+    by: str
+    approval_id: str
+
+
+class Reserve(Statement):
+    """Signal `reserve`: the run gives back what it holds, and wants so much for its next calls."""
+
+    minimum: Decimal = Decimal(0)
+    """What the next call costs at worst."""
+    wanted: Decimal = Decimal(0)
+    """What would do for several."""
+    raises: tuple[Raise, ...] = ()
+
+
+class Settle(Statement):
+    """Signal `settle`: the run gives back what it holds, and wants nothing."""
+
+    ended: bool = False
+    """It gives its place back too. One that speaks again all the same has it again."""
+
+
+class Refusal(Frozen):
+    """Why a call is not made: the budget that has no room for it."""
+
+    budget: str
+    per: Literal["run", "day", "month"]
+    subject: str = ""
+    """Who has it, as in `Line`; empty for a run's own."""
+    cap_usd: Decimal
+    """With what humans have added."""
+    spent_usd: Decimal
+    reserved_usd: Decimal = Decimal(0)
+    """By other runs."""
+    needed_usd: Decimal
+    """What the next call costs at worst."""
+    resets_at: datetime | None = None
+    """When the next period begins; None for a run's own."""
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether there would be room, were it not for what other runs have reserved and not used."""
+        return self.spent_usd + self.needed_usd <= self.cap_usd
+
+    @property
+    def why(self) -> str:
+        """The refusal in words."""
+        whose = f" of {self.subject}" if self.subject not in ("", "org") else ""
+        period = {"run": "this run", "day": "today", "month": "this month"}[self.per]
+        said = f"budget {self.budget!r}{whose}: of {dollars(self.cap_usd)} for {period}, "
+        said += f"{dollars(self.spent_usd)} is spent"
+        if self.is_lent:
+            said += f" and {dollars(self.reserved_usd)} is reserved by other runs"
+        said += f", and the next call can cost {dollars(self.needed_usd)}"
+        return f"{said}; it begins anew at {self.resets_at:%Y-%m-%d %H:%M} UTC" if self.resets_at else said
+
+
+class LedgerAnswer(Frozen):
+    """Signal `ledger`, to a run. Each field is optional on the wire and checked by the run."""
+
+    request_id: str = ""
+    kind: Literal["reserved", "refused", "admitted", ""] = ""
+    usd: Decimal = Decimal(0)
+    """For `reserved`: how much, between what was needed and what was wanted."""
+    refusal: Refusal | None = None
+
+
+class Calendar(Frozen):
+    """A day and a month of a time zone, and when they end."""
+
+    time_zone: str
+    day: str
+    """As in `2026-11-27`."""
+    month: str
+    """As in `2026-11`."""
+    day_ends: datetime
+    month_ends: datetime
+
+
+class CalendarRequest(Frozen):
+    """Input of the activity `read_calendar`."""
+
+    time_zone: str
+    now: datetime
+
+
+class UsageRow(Frozen):
+    """What one user's runs of one agent used of one model in a day."""
+
+    user: str | None = None
+    agent: str
+    model: str
+    use: ModelUse = ModelUse()
+
+
+class PageRecord(Frozen):
+    """A page of an organisation's usage, and the whole of a workflow `LedgerPage`'s input."""
+
+    org: str | None = None
+    day: str
+    number: int = 0
+    """A day of many rows has several."""
+    time_zone: str = "UTC"
+    rows: tuple[UsageRow, ...] = ()
+
+
+class Delivery(Frozen):
+    """An answer on its way."""
+
+    holder: str
+    run_id: str
+    answer: LedgerAnswer
+
+
+class Deliveries(Frozen):
+    """Input of the activity `deliver_answers`."""
+
+    deliveries: tuple[Delivery, ...]
+
+
+class DeliveryReport(Frozen):
+    """Result of the activity `deliver_answers`."""
+
+    gone: tuple[str, ...] = ()
+    """Holders whose run has ended, or never was."""
+    failed: tuple[Delivery, ...] = ()
+    """What Temporal did not take now."""
+
+
+class HolderReference(Frozen):
+    """A holder that has not been heard of for a while."""
+
+    holder: str
+    run_id: str
+    execution_id: str
+
+
+class Inspection(Frozen):
+    """Input of the activity `inspect_holders`."""
+
+    holders: tuple[HolderReference, ...]
+
+
+class HolderReport(Frozen):
+    """What became of a holder."""
+
+    holder: str
+    open: bool
+    execution_id: str
+    """The execution in which its run goes on, or ended."""
+    used: Used | None = None
+    """Of a run that has ended: all that it used, by its history; None if that is deleted."""
+
+
+class InspectionReport(Frozen):
+    """Result of the activity `inspect_holders`."""
+
+    holders: tuple[HolderReport, ...]
+
+
+class OpenLedger(Frozen):
+    """Input of the activity `open_ledger`."""
+
+    org: str | None = None
+
+
+@activity.defn
+async def open_ledger(wanted: OpenLedger) -> None:
+    """Start an organisation's ledger, unless it is open."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def read_calendar(request: CalendarRequest) -> Calendar:
+    """Tell the day and the month of a moment."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def deliver_answers(deliveries: Deliveries) -> DeliveryReport:
+    """Signal answers to their runs."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def inspect_holders(inspection: Inspection) -> InspectionReport:
+    """Tell what became of holders that are not heard of."""
+    raise NotImplementedError
