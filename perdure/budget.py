@@ -7,6 +7,7 @@ What is left of a budget that several runs share is the ledger's to know (`perdu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
@@ -157,6 +158,64 @@ class Terms(Frozen):
     def limits_money(self) -> bool:
         """Whether a call can be one too many."""
         return bool(self.caps or self.lines) or self.unpriced == "deny"
+
+
+class Refusal(Frozen):
+    """Why a call is not made: the budget that has no room for it."""
+
+    budget: str
+    per: Literal["run", "day", "month"]
+    subject: str = ""
+    """Who has it, as in `Line`; empty for a run's own."""
+    cap_usd: Decimal
+    """With what humans have added."""
+    spent_usd: Decimal
+    reserved_usd: Decimal = Decimal(0)
+    """By other runs."""
+    needed_usd: Decimal
+    """What the next call costs at worst."""
+    resets_at: datetime | None = None
+    """When the next period begins; None for a run's own."""
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether there would be room, were it not for what other runs have reserved and not used."""
+        return self.spent_usd + self.needed_usd <= self.cap_usd
+
+    @property
+    def why(self) -> str:
+        """The refusal in words."""
+        whose = f" of {self.subject}" if self.subject not in ("", "org") else ""
+        period = {"run": "this run", "day": "today", "month": "this month"}[self.per]
+        said = f"budget {self.budget!r}{whose}: of {dollars(self.cap_usd)} for {period}, "
+        said += f"{dollars(self.spent_usd)} is spent"
+        if self.is_lent:
+            said += f" and {dollars(self.reserved_usd)} is reserved by other runs"
+        said += f", and the next call can cost {dollars(self.needed_usd)}"
+        return f"{said}; it begins anew at {self.resets_at:%Y-%m-%d %H:%M} UTC" if self.resets_at else said
+
+
+class BudgetRecord(Frozen):
+    """One thing that happened to a run for its cost, as its memo records it."""
+
+    kind: Literal["refused", "raised", "downgraded"]
+    at: datetime
+    refusal: Refusal | None = None
+    """For `refused`."""
+    budget: str = ""
+    """For `raised`."""
+    amount_usd: Decimal | None = None
+    """For `raised`: what was added."""
+    by: str = ""
+    """For `raised`: who did."""
+    model: str = ""
+    """For `downgraded`: the model that the run goes on with."""
+
+
+class BudgetMemo(Frozen):
+    """The memo field `budget`: what changed since it was last written."""
+
+    changes: tuple[BudgetRecord, ...] = ()
 
 
 def named(budgets: Iterable[Budget]) -> Iterator[tuple[str, Budget]]:

@@ -36,7 +36,7 @@ async def fetch_executions(client: Client, run_id: str) -> list[WorkflowHistory]
         RunNotFoundError: There is no such run.
     """
     chain = await _execution_ids(client, run_id)
-    return [await _fetch(client, run_id, execution_id) for execution_id in chain]
+    return [await fetch_execution(client, run_id, execution_id) for execution_id in chain]
 
 
 async def read_events(client: Client, run_id: str, *, after: str | None = None) -> list[RunEvent]:
@@ -52,7 +52,7 @@ async def read_events(client: Client, run_id: str, *, after: str | None = None) 
     seen = EventId.parse(after) if after else None
     chain = await _execution_ids(client, run_id)
     first = _execution_of(seen, chain)
-    histories = [await _fetch(client, run_id, execution_id) for execution_id in chain[first:]]
+    histories = [await fetch_execution(client, run_id, execution_id) for execution_id in chain[first:]]
     return [event for event in project(histories, first=first) if _is_after(event, seen)]
 
 
@@ -181,7 +181,8 @@ async def _started(client: Client, run_id: str, execution_id: str) -> WorkflowEx
     return first.workflow_execution_started_event_attributes
 
 
-async def _fetch(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
+async def fetch_execution(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
+    """Return the history of one execution of a run."""
     history = await client.get_workflow_handle(run_id, run_id=execution_id).fetch_history()
     for event in history.events:
         await _decode(event, client.data_converter)

@@ -116,14 +116,18 @@ class ModelActivities:
         return TranscriptPage(start=wanted.end - len(messages), messages=tuple(messages), length=wanted.end)
 
     async def _spec(self, call: ModelCall, *, run_id: str, execution_id: str) -> AgentSpec:
-        """Return the spec that the run is pinned to: this worker's own if it is the same, else the run's."""
-        spec = self._specs.get(call.spec_digest)
+        """Return the spec that the run is pinned to, with the model that the call names.
+
+        It is this worker's own if that is the same, else the run's.
+        """
+        name = f"{call.spec_digest} {call.model}"  # each is one object, as providers keep a request's head by it
+        spec = self._specs.get(name)
         if spec is None:
             spec = self._own_spec(call)
             if spec is None or spec.digest() != call.spec_digest:
                 handle = activity.client().get_workflow_handle(run_id, run_id=execution_id)
                 spec = await handle.query("spec", result_type=AgentSpec, rpc_timeout=QUERY_TIMEOUT)
-            self._specs[call.spec_digest] = spec
+            self._specs[name] = spec = spec.model_copy(update={"model": call.model}) if call.model else spec
             while len(self._specs) > MAX_SPECS:
                 self._specs.popitem(last=False)
         return spec

@@ -177,9 +177,10 @@ def _has_status(wanted: RunStatus) -> str:
     said = f"{STATUS.name} = {_quoted(wanted)}"
     match wanted:
         case RunStatus.RUNNING:
-            held_up = f"{STATUS.name} IN ({_quoted(RunStatus.WAITING)}, {_quoted(RunStatus.PAUSED)})"
+            others = (RunStatus.QUEUED, RunStatus.WAITING, RunStatus.PAUSED)
+            held_up = f"{STATUS.name} IN ({', '.join(map(_quoted, others))})"
             return f"ExecutionStatus = 'Running' AND NOT {held_up}"
-        case RunStatus.WAITING | RunStatus.PAUSED:
+        case RunStatus.QUEUED | RunStatus.WAITING | RunStatus.PAUSED:
             return f"ExecutionStatus = 'Running' AND {said}"
         case RunStatus.FAILED:
             return "ExecutionStatus = 'Failed'"
@@ -189,7 +190,7 @@ def _has_status(wanted: RunStatus) -> str:
             return "ExecutionStatus = 'Terminated'"
         case RunStatus.TIMED_OUT:
             return f"(ExecutionStatus = 'TimedOut' OR (ExecutionStatus = 'Completed' AND {said}))"
-        case RunStatus.COMPLETED | RunStatus.MAX_STEPS | RunStatus.REJECTED:
+        case RunStatus.COMPLETED | RunStatus.MAX_STEPS | RunStatus.REJECTED | RunStatus.OUT_OF_BUDGET:
             return f"ExecutionStatus = 'Completed' AND {said}"
 
 

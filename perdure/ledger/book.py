@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from perdure.budget import Line, whole
+from perdure.budget import Line, Refusal, whole
 from perdure.ledger.contracts import (
     Calendar,
     Delivery,
@@ -20,11 +20,12 @@ from perdure.ledger.contracts import (
     HolderReference,
     HolderReport,
     LedgerAnswer,
+    LedgerView,
     ModelUse,
     PageRecord,
-    Refusal,
     Reserve,
     Settle,
+    Standing,
     Statement,
     UsageRow,
     Used,
@@ -43,6 +44,7 @@ PAGE_ROWS: Final = 1000
 """Rows of usage on one page: a page fits into Temporal's two megabytes, however long the names are."""
 PAGE_KEPT: Final = timedelta(minutes=2)
 """How long a page that is written stays here too, as lists of workflows are behind a little."""
+MAX_STANDINGS: Final = 1000
 MAX_INSPECTED: Final = 100
 """Holders that are inquired after at once."""
 MAX_REMEMBERED: Final = 500
@@ -60,8 +62,14 @@ class Book:
         """Whether somebody waits for what others hold."""
         return bool(self.state.waiting or self.state.queue)
 
+    @property
+    def awaits_another_day(self) -> bool:
+        """Whether the end of the day matters to anybody."""
+        return bool(self.state.rows or self.state.waiting)
+
     def take(self, message: Enter | Reserve | Settle, *, now: datetime) -> None:
         """Take in a message; `serve` then answers what has room. The calendar must be of this moment."""
+        self.state.time_zone = message.time_zone
         holder = self._record(message, now=now)
         if message.request_id and holder.answered and holder.answered.request_id == message.request_id:
             self._send(message.holder, holder, holder.answered)
@@ -170,7 +178,7 @@ class Book:
         due = [waiting.since + PATIENCE for waiting in state.waiting]
         due += [holder.heard_at + silence for holder in holding]
         due += [one.written_at + PAGE_KEPT for one in state.pages if one.written_at is not None]
-        if state.calendar is not None and (state.rows or state.waiting):
+        if state.calendar is not None and self.awaits_another_day:
             due.append(state.calendar.day_ends)
         return min(due, default=None)
 
@@ -178,6 +186,19 @@ class Book:
         """Return the page that is being filled."""
         calendar = self.state.calendar
         return self._page(calendar) if calendar is not None and self.state.rows else None
+
+    def view(self) -> LedgerView:
+        """Return what the ledger shows."""
+        state, page = self.state, self.open_page()
+        return LedgerView(
+            org=state.org,
+            calendar=state.calendar,
+            pages=(*(one.page for one in state.pages), *([page] if page else [])),
+            standings=tuple(self._standings()),
+            open_runs=sum(bool(holder.places) for holder in state.holders.values()),
+            queued_runs=len(state.queue),
+            waiting_runs=len(state.waiting),
+        )
 
     def _record(self, statement: Statement, *, now: datetime) -> Holder:
         state = self.state
@@ -344,9 +365,25 @@ class Book:
             rows=tuple(self.state.rows.values()),
         )
 
-
-def standings(state: BookState) -> Iterator[Tally]:
-    """Yield the tallies of the periods that are going on."""
-    if state.calendar is not None:
-        current = (state.calendar.day, state.calendar.month)
-        yield from (tally for tally in state.tallies.values() if tally.period in current)
+    def _standings(self) -> list[Standing]:
+        calendar = self.state.calendar
+        if calendar is None:
+            return []
+        ends = {calendar.day: calendar.day_ends, calendar.month: calendar.month_ends}
+        standings = [
+            Standing(
+                budget=tally.line.budget,
+                per=tally.line.per,
+                subject=tally.line.subject,
+                period=tally.period,
+                cap_usd=tally.line.usd + tally.raised,
+                spent_usd=tally.spent,
+                reserved_usd=tally.reserved,
+                resets_at=ends[tally.period],
+            )
+            for tally in self.state.tallies.values()
+            if tally.period in ends
+        ]
+        return sorted(standings, key=lambda one: (one.spent_usd + one.reserved_usd) / one.cap_usd, reverse=True)[
+            :MAX_STANDINGS
+        ]

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from pydantic import Field
 from temporalio import activity
 
-from perdure.budget import Line, Place, dollars
+from perdure.budget import Line, Place, Refusal
 from perdure.contracts import ModelReply, Usage
 from perdure.messages import Frozen
 
@@ -141,41 +141,6 @@ class Settle(Statement):
     """It gives its place back too. One that speaks again all the same has it again."""
 
 
-class Refusal(Frozen):
-    """Why a call is not made: the budget that has no room for it."""
-
-    budget: str
-    per: Literal["run", "day", "month"]
-    subject: str = ""
-    """Who has it, as in `Line`; empty for a run's own."""
-    cap_usd: Decimal
-    """With what humans have added."""
-    spent_usd: Decimal
-    reserved_usd: Decimal = Decimal(0)
-    """By other runs."""
-    needed_usd: Decimal
-    """What the next call costs at worst."""
-    resets_at: datetime | None = None
-    """When the next period begins; None for a run's own."""
-
-    @property
-    def is_lent(self) -> bool:
-        """Whether there would be room, were it not for what other runs have reserved and not used."""
-        return self.spent_usd + self.needed_usd <= self.cap_usd
-
-    @property
-    def why(self) -> str:
-        """The refusal in words."""
-        whose = f" of {self.subject}" if self.subject not in ("", "org") else ""
-        period = {"run": "this run", "day": "today", "month": "this month"}[self.per]
-        said = f"budget {self.budget!r}{whose}: of {dollars(self.cap_usd)} for {period}, "
-        said += f"{dollars(self.spent_usd)} is spent"
-        if self.is_lent:
-            said += f" and {dollars(self.reserved_usd)} is reserved by other runs"
-        said += f", and the next call can cost {dollars(self.needed_usd)}"
-        return f"{said}; it begins anew at {self.resets_at:%Y-%m-%d %H:%M} UTC" if self.resets_at else said
-
-
 class LedgerAnswer(Frozen):
     """Signal `ledger`, to a run. Each field is optional on the wire and checked by the run."""
 
@@ -277,6 +242,37 @@ class InspectionReport(Frozen):
     """Result of the activity `inspect_holders`."""
 
     holders: tuple[HolderReport, ...]
+
+
+class Standing(Frozen):
+    """How a budget stands in the period that is going on."""
+
+    budget: str
+    per: Literal["day", "month"]
+    subject: str
+    """Who has it, as in `Line`."""
+    period: str
+    cap_usd: Decimal
+    """With what humans have added."""
+    spent_usd: Decimal
+    reserved_usd: Decimal
+    resets_at: datetime
+
+
+class LedgerView(Frozen):
+    """The answer of the ledger's query `view`."""
+
+    org: str | None = None
+    calendar: Calendar | None = None
+    pages: tuple[PageRecord, ...] = ()
+    """Usage that may not be found in pages of their own yet, the page that is being filled included."""
+    standings: tuple[Standing, ...] = ()
+    """The fullest first, a thousand at most."""
+    open_runs: int = 0
+    """Of those that a limit of open runs counts."""
+    queued_runs: int = 0
+    waiting_runs: int = 0
+    """Runs that wait for what others have reserved."""
 
 
 class OpenLedger(Frozen):

@@ -78,3 +78,11 @@ class BookState(BaseModel):
     pages: list[WrittenPage] = Field(default_factory=list)
     remembered: dict[str, Used] = Field(default_factory=dict)
     outbox: list[Delivery] = Field(default_factory=list)
+
+
+class LedgerInput(BaseModel):
+    """Input of the workflow `Ledger`."""
+
+    org: str | None = None
+    state: BookState | None = None
+    """After continue-as-new."""

@@ -18,6 +18,7 @@ from perdure.codec import data_converter, require_encryption
 from perdure.errors import ConfigurationError
 from perdure.settings import Settings
 from perdure_activities.grants import GrantActivities
+from perdure_activities.ledger import deliver_answers, inspect_holders, open_ledger, read_calendar
 from perdure_activities.model import ModelActivities
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
@@ -27,6 +28,8 @@ from perdure_workers.interceptors import Observation
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.grant import StandingGrant
+from perdure_workflows.ledger import Ledger
+from perdure_workflows.ledger_page import LedgerPage
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -69,7 +72,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant],
+            workflows=[AgentRun, StandingGrant, Ledger, LedgerPage],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -77,6 +80,10 @@ class Perdure(SimplePlugin):
                 tools.check_call,
                 tools.reconcile_call,
                 GrantActivities().record_grant,
+                open_ledger,
+                read_calendar,
+                deliver_answers,
+                inspect_holders,
             ],
             interceptors=[Observation()],
             workflow_runner=strict,

@@ -24,6 +24,9 @@ LOST_ATTEMPTS = 5
 """Attempts at a repeatable tool that may be lost with their workers, beside those that its author lets it fail."""
 CHECK_TIMEOUT = timedelta(seconds=10)
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
+LEDGER_TIMEOUT = timedelta(seconds=10)
+DELIVERY_TIMEOUT = timedelta(minutes=1)
+INSPECTION_TIMEOUT = timedelta(minutes=5)
 
 _MODEL_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1),
@@ -33,6 +36,8 @@ _MODEL_RETRIES = RetryPolicy(
 _RUNTIME_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10), maximum_attempts=RUNTIME_ATTEMPTS
 )
+_LEDGER_RETRIES = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))
+"""Without an end: nobody else would do it, and there is no run to fail."""
 
 
 class ActivityOptions(TypedDict):
@@ -103,6 +108,33 @@ def transcript_options() -> ActivityOptions:
     """For taking messages over from earlier executions."""
     return _options(
         timeout=TRANSCRIPT_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_RUNTIME_RETRIES, summary="adopt transcript"
+    )
+
+
+def opening_options() -> ActivityOptions:
+    """For starting the ledger that a run finds closed."""
+    return _options(timeout=LEDGER_TIMEOUT, heartbeat=None, retries=_LEDGER_RETRIES, summary="open the ledger")
+
+
+def calendar_options() -> ActivityOptions:
+    """For telling the ledger which day it is."""
+    return _options(timeout=LEDGER_TIMEOUT, heartbeat=None, retries=_LEDGER_RETRIES, summary="calendar")
+
+
+def delivery_options(*, count: int) -> ActivityOptions:
+    """For a batch of the ledger's answers."""
+    return _options(
+        timeout=DELIVERY_TIMEOUT,
+        heartbeat=HEARTBEAT_TIMEOUT,
+        retries=_LEDGER_RETRIES,
+        summary=f"{count} answer{'' if count == 1 else 's'}",
+    )
+
+
+def inspection_options() -> ActivityOptions:
+    """For finding out what became of runs."""
+    return _options(
+        timeout=INSPECTION_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_LEDGER_RETRIES, summary="silent runs"
     )
 
 

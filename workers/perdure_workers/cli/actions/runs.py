@@ -119,7 +119,7 @@ def _style(status: RunStatus) -> str:
             return "green"
         case RunStatus.RUNNING:
             return "cyan"
-        case RunStatus.WAITING | RunStatus.PAUSED:
+        case RunStatus.QUEUED | RunStatus.WAITING | RunStatus.PAUSED:
             return "bold yellow"
     return "red"
 
