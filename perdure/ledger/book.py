@@ -1,7 +1,8 @@
 """The ledger's book: what is spent, reserved and wanted, and what follows from it. Pure: no clock, no outside.
 
 For each budget, whoever has it, and each period there is a tally. What a run asks for fits, or waits in line until
-others have settled, or is refused: at once when what is spent already leaves no room, else after a while.
+others have settled, or is refused: at once when what is spent already leaves no room, else after a while. The line is in
+the order in which the runs began: where there is not enough for all, some get to their end, instead of all half way.
 """
 
 from __future__ import annotations
@@ -91,12 +92,13 @@ class Book:
                     self._close(message.holder)
 
     def serve(self, *, now: datetime) -> None:
-        """Answer whoever can be answered, in the order in which they came."""
+        """Answer whoever can be answered, those first whose runs began first."""
         self._admit()
+        self.state.waiting.sort(key=lambda waiting: (waiting.request.began_at or waiting.since, waiting.since))
         sharers = Counter(key for holder in self.state.holders.values() if holder.reserved for key in holder.tallies)
         sharers.update(key for waiting in self.state.waiting for key in self._keys(waiting.request.lines))
         taken: set[str] = set()
-        """Tallies for which somebody waits who came earlier."""
+        """Tallies for which somebody waits who is before in line."""
         left: list[Waiting] = []
         for waiting in self.state.waiting:
             request, keys = waiting.request, self._open_tallies(waiting.request.lines)

@@ -95,6 +95,8 @@ class Statement(Frozen):
     run_id: str = ""
     execution_id: str = ""
     """Temporal's run id of the execution that speaks."""
+    began_at: datetime | None = None
+    """When the run began."""
     user: str | None = None
     agent: str = ""
     used: Used = Field(default_factory=dict)

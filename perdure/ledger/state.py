@@ -69,7 +69,6 @@ class BookState(BaseModel):
     tallies: dict[str, Tally] = Field(default_factory=dict)
     holders: dict[str, Holder] = Field(default_factory=dict)
     waiting: list[Waiting] = Field(default_factory=list)
-    """In the order in which they came."""
     queue: list[Enter] = Field(default_factory=list)
     """Runs that want a place, in their order."""
     rows: dict[str, UsageRow] = Field(default_factory=dict)

@@ -217,6 +217,20 @@ def test_first_come_first_served() -> None:
     assert desk.kinds == {"large": "reserved", "small": "reserved"}
 
 
+def test_runs_that_began_earlier_get_to_their_end() -> None:
+    """Where there is not enough for all, a run under way comes before one that has just begun."""
+    desk = Desk()
+    desk.reserve("old", "4", "4", began_at=NOON - timedelta(hours=1))
+    desk.reserve("other", "5", "5", began_at=NOON - timedelta(minutes=5))
+    desk.reserve("new", "4", "4", began_at=NOON)
+    assert desk.kinds == {"old": "reserved", "other": "reserved"}
+
+    desk.reserve("old", "5", "5", used=used("1"), began_at=NOON - timedelta(hours=1))
+    desk.settle("other", used("1"))
+
+    assert desk.kinds == {"old": "reserved"}
+
+
 def test_each_of_several_budgets_must_have_room() -> None:
     """A run reserves in all budgets that count it or in none, and the one without room is named."""
     desk = Desk()

@@ -69,6 +69,7 @@ class Purse:
         self._alarm = Alarm("the ledger's answer")
         if arguments.state is None:
             self._state.queued = bool(self._terms.places)
+            self._state.began_at = workflow.now()
         if arguments.terms is not None:
             workflow.register_random_seed_callback(self._notice_reset)
             self._watching = asyncio.create_task(self._watch_for_resets())
@@ -238,6 +239,7 @@ class Purse:
             "holder": self._state.holder,
             "run_id": info.workflow_id,
             "execution_id": info.run_id,
+            "began_at": self._state.began_at,
             "user": run.user,
             "agent": run.spec.name,
             "used": self._state.used,

@@ -102,6 +102,7 @@ class PurseState(BaseModel):
 
     holder: str = ""
     """What the ledger knows the run by; empty until something is to be said, and after a reset."""
+    began_at: datetime | None = None
     queued: bool = False
     """It waits for its place among the open runs."""
     has_spoken: bool = False
