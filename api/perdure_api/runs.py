@@ -353,6 +353,8 @@ def _ended(detail: RunDetail, result: RunResult) -> RunDetail:
             "cost_usd": result.totals.known_cost,
             "output": result.output,
             "error": result.error,
+            "reason": result.reason,
+            "refusal": result.refusal,
         }
     )
 

@@ -1,8 +1,8 @@
 """The ledger's book: what is spent, reserved and wanted, and what follows from it. Pure: no clock, no outside.
 
 For each budget, whoever has it, and each period there is a tally. What a run asks for fits, or waits in line until
-others have settled, or is refused: at once when what is spent already leaves no room, else after a while. The line is in
-the order in which the runs began: where there is not enough for all, some get to their end, instead of all half way.
+others have settled, or is refused: at once when what is spent already leaves no room, else after a while. The line is
+in the order in which the runs began: where there is not enough for all, some get to their end, instead of all half way.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rich.console import Console
 from rich.text import Text
@@ -16,15 +16,20 @@ from perdure.contracts import Finish, RunStatus
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,
+    BudgetDowngraded,
+    BudgetRaised,
+    BudgetRefused,
     GrantChanged,
     MessageReceived,
     ModelFailed,
     ModelReplied,
+    RunAdmitted,
     RunCancelRequested,
     RunContinued,
     RunEnded,
     RunEvent,
     RunHeld,
+    RunQueued,
     RunReset,
     RunStarted,
     SignalIgnored,
@@ -42,6 +47,8 @@ from perdure.events.event import Attempted
 from perdure_workers.plain_text import bill, block, call, line, money, span, tokens
 
 _INDENT = 25
+_NOTABLE = timedelta(seconds=1)
+"""A shorter wait for a place is none."""
 _WRAPPED = 300
 """Characters of a text that may take several lines, as its end matters."""
 _STYLES = {
@@ -64,6 +71,12 @@ _STYLES = {
     "refused": "red",
     "ignored": "yellow",
     "paused": "bold yellow",
+    "queued": "bold yellow",
+    "admitted": "green",
+    "no budget": "bold red",
+    "raised": "green",
+    "downgraded": "yellow",
+    "out_of_budget": "bold red",
     "resumed": "green",
     "message": "magenta",
     "worker": "yellow",
@@ -110,6 +123,9 @@ class Timeline:
                 self._grant(event)
             case RunHeld():
                 self._hold(event)
+            case BudgetRefused():
+                self._row(event, "no budget", event.budget, f"{money(event.spent_usd)} of {money(event.cap_usd)}")
+                self._detail(event.reason)
             case MessageReceived():
                 self._row(event, "message", f"from {event.sender or '(nobody)'}")
                 self._excerpt(f"“{line(event.text)}”")
@@ -177,7 +193,7 @@ class Timeline:
 
     def _approval(self, event: ApprovalAsked | ApprovalChanged) -> None:
         if isinstance(event, ApprovalAsked):
-            self._row(event, "ask", call(event.tool, event.arguments))
+            self._row(event, "ask", "more money" if event.question == "budget" else call(event.tool, event.arguments))
             self._detail(f"approval {event.approval_id}: {event.reason}")
             return
         word = event.kind.removeprefix("approval.")
@@ -219,7 +235,7 @@ class Timeline:
         self._row(event, event.status.value, steps, f"{tokens(totals.usage)}  {bill(totals)}  {took}")
         if event.error:
             self._detail(f"{event.error.type}: {event.error.message}")
-        if event.reason:
+        if event.reason and not event.refusal:  # what a budget refused was shown
             self._detail(event.reason)
         if event.output:
             self._console.print()
@@ -290,6 +306,15 @@ def _remark(event: RunEvent) -> tuple[str, str] | None:
     match event:
         case SignalReceived() if event.name not in ("approve", "reject", "revoke", "message", "pause", "resume"):
             return "signal", f"{event.name} from {event.sender}"
+        case RunQueued():
+            limits = (f"{most} run{'' if most == 1 else 's'} of {whose}" for whose, most in event.limits.items())
+            return "queued", f"at most {', '.join(limits)} at once"
+        case RunAdmitted() if event.waited is not None and event.waited >= _NOTABLE:
+            return "admitted", f"after {span(event.waited)}"
+        case BudgetRaised():
+            return "raised", f"budget {event.budget}, by {money(event.amount_usd)}, by {event.by}"
+        case BudgetDowngraded():
+            return "downgraded", f"goes on with {event.model}"
         case WorkerTrouble():
             return "worker", event.error
         case RunCancelRequested():
