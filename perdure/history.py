@@ -196,6 +196,15 @@ class _Attributes(BaseModel):
     stack_trace: str = ""
 
 
+async def read_input(client: Client, workflow_id: str, *, execution_id: str) -> RawValue | None:
+    """Return what a workflow was started with, decoded; None when its history is deleted."""
+    started = await _started(client, workflow_id, execution_id)
+    if started is None or not started.input.payloads:
+        return None
+    values: list[RawValue] = await client.data_converter.decode(started.input.payloads[:1], [RawValue])
+    return values[0]
+
+
 async def _decode(event: HistoryEvent, converter: DataConverter) -> None:
     """Replace what an event holds in code by what codec and external storage make of it."""
     for part in _parts(event):

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
 
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""
+    usage: bool = True
+    """Whether runs without budgets tell their organisation's ledger what they used, for `perdure usage`."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -25,7 +25,7 @@ from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
 from perdure_api.openapi import corrected
-from perdure_api.routes import agents, approvals, codec, events, grants, health, runs
+from perdure_api.routes import agents, approvals, codec, events, grants, health, runs, usage
 from perdure_api.rpc import temporal_errors
 from perdure_api.runs import Runs
 
@@ -70,7 +70,7 @@ def create_app(app: App, settings: Settings, *, client: Client | None = None) ->
     api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
     if client is not None:
         _attach(api, client, app, settings)
-    for noun in (runs, events, approvals, grants, agents):
+    for noun in (runs, events, approvals, grants, agents, usage):
         api.include_router(noun.router, prefix="/v1", dependencies=[Depends(authorise)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)

@@ -52,6 +52,9 @@ from perdure_api.schemas import (
     StartedRun,
 )
 from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_api.terms import with_terms
+from perdure_api.usage import Usage
+from perdure_api.usage_schemas import UsageFilter, UsageReport
 
 MAX_PAGE: Final = 1000
 INBOX_PAGE: Final = 100
@@ -91,9 +94,9 @@ class Runs:
             UnknownAgentError: The app has no such agent.
             InputTooLargeError: Input or metadata are over their limit.
             IdempotencyKeyReusedError: The key belongs to another request.
-            InvalidInputError: The run's id cannot be one.
+            InvalidInputError: The run's id cannot be one, or it would be allowed to cost more than the agent is.
         """
-        arguments = run_arguments(new, self._app)
+        arguments = await with_terms(run_arguments(new, self._app), self._settings)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
@@ -319,6 +322,14 @@ class Runs:
             ServerUnreachableError: Temporal does not answer.
         """
         return await count_pollers(self._client, self._settings.task_queue)
+
+    async def usage(self, wanted: UsageFilter) -> UsageReport:
+        """Return what was used in a period, and what it cost.
+
+        Raises:
+            InvalidInputError: The period ends before it begins.
+        """
+        return await Usage(self._client).report(wanted)
 
     def agents(self) -> builtins.list[AgentSummary]:
         """Return the app's agents, in order of registration."""

@@ -33,6 +33,7 @@ from perdure.search_attributes import (
 )
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
+from perdure_api.terms import check_cost_limit
 from perdure_api.text import RUN_ID_PATTERN
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
@@ -79,10 +80,12 @@ def run_arguments(new: NewRun, app: App) -> RunArguments:
     Raises:
         UnknownAgentError: The app has no such agent.
         InputTooLargeError: Input or metadata are over their limit.
+        InvalidInputError: The run would be allowed to cost more than the agent is.
     """
     _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
     agent = app.agent(new.agent, new.version)
+    check_cost_limit(new.limits, agent)
     given = {name: getattr(new.limits, name) for name in new.limits.model_fields_set}
     return RunArguments(
         spec=app.resolve(agent),
@@ -110,7 +113,7 @@ async def start_workflow(
         USER: arguments.user,
         ORG: arguments.org,
         SESSION: arguments.session_id,
-        STATUS: RunStatus.RUNNING.value,
+        STATUS: first_status(arguments).value,
     }
     with temporal_errors():
         await client.start_workflow(
@@ -133,6 +136,12 @@ async def start_workflow(
             static_details=_details(arguments),
             rpc_timeout=RPC_TIMEOUT,
         )
+
+
+def first_status(arguments: RunArguments) -> RunStatus:
+    """Return what lists show of a run before it has said anything itself."""
+    queues = arguments.terms is not None and arguments.terms.places
+    return RunStatus.QUEUED if queues else RunStatus.RUNNING
 
 
 def _check_size(what: str, size: int, limit: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey
 from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
+from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,
@@ -80,6 +81,25 @@ def grant_query(wanted: GrantFilter) -> str:
             f"WorkflowType = {_quoted(GRANT_WORKFLOW)}",
             "ExecutionStatus = 'Running'",
             *_equals({AGENT: wanted.agent, ORG: wanted.org}),
+        ]
+    )
+
+
+def ledger_query(org: str | None) -> str:
+    """Return the visibility query for the ledgers of an organisation, or of all."""
+    return " AND ".join([f"WorkflowType = {_quoted(LEDGER_NAME)}", "ExecutionStatus = 'Running'", *_equals({ORG: org})])
+
+
+def page_query(org: str | None, *, first: date) -> str:
+    """Return the visibility query for pages of usage that can be of that day or a later one."""
+    # A page is written when its day is over, or full; never before it begins in the easternmost zone.
+    since = first - timedelta(days=1)
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(PAGE_NAME)}",
+            "ExecutionStatus = 'Running'",
+            f"StartTime >= '{since.isoformat()}T00:00:00Z'",
+            *_equals({ORG: org}),
         ]
     )
 

@@ -363,6 +363,7 @@ class Book:
             org=self.state.org,
             day=calendar.day,
             number=self.state.page_number,
+            ledger=self.state.ledger,
             time_zone=calendar.time_zone,
             rows=tuple(self.state.rows.values()),
         )

@@ -6,6 +6,7 @@ hearing one, makes nothing wrong. Fields are only ever added, with defaults.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -22,16 +23,26 @@ LEDGER_NAME: Final = "Ledger"
 PAGE_NAME: Final = "LedgerPage"
 ANSWER_SIGNAL: Final = "ledger"
 """The signal by which a run hears its ledger."""
+MAX_NAME_BYTES: Final = 512
+"""Of an organisation's name in a workflow's id."""
 
 
 def ledger_id(org: str | None) -> str:
     """Return the workflow id of an organisation's ledger; runs of none have one too."""
-    return "perdure-ledger" if org is None else f"perdure-ledger:{org}"
+    return f"perdure-ledger{_named(org)}"
 
 
-def page_id(org: str | None, *, day: str, number: int) -> str:
+def page_id(page: PageRecord) -> str:
     """Return the workflow id of a page of an organisation's usage."""
-    return f"perdure-usage:{day}:{number}" if org is None else f"perdure-usage:{day}:{number}:{org}"
+    return f"perdure-usage:{page.day}:{page.number}:{page.ledger[:8]}{_named(page.org)}"
+
+
+def _named(org: str | None) -> str:
+    if org is None:
+        return ""
+    name = org.encode("utf-8", "surrogatepass")
+    # Temporal takes ids of a thousand bytes; a name that is too long for one is told by its digest.
+    return f":{org}" if len(name) <= MAX_NAME_BYTES else f"-of-sha256:{hashlib.sha256(name).hexdigest()}"
 
 
 class ModelUse(Frozen):
@@ -188,6 +199,8 @@ class PageRecord(Frozen):
     day: str
     number: int = 0
     """A day of many rows has several."""
+    ledger: str = ""
+    """Temporal's id of the chain of executions that wrote it: a ledger that was terminated has a successor."""
     time_zone: str = "UTC"
     rows: tuple[UsageRow, ...] = ()
 

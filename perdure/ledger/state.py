@@ -63,6 +63,8 @@ class BookState(BaseModel):
     """Everything the ledger knows; also what it carries through continue-as-new."""
 
     org: str | None = None
+    ledger: str = ""
+    """As its pages name it."""
     time_zone: str = ""
     """The one that runs named last; it holds from the next day on."""
     calendar: Calendar | None = None

@@ -169,7 +169,8 @@ async def test_a_day_becomes_a_page_that_needs_no_worker(env: WorkflowEnvironmen
         await (await start(client, app, settings, org=org, user="ann", terms=terms(daily("50")))).result()
         later = await until(ledger_of(client, org), lambda seen: bool(seen.standings), what="the next reservation")
 
-    page = client.get_workflow_handle(page_id(org, day=before.calendar.day, number=0))
+    [open_page] = before.pages
+    page = client.get_workflow_handle(page_id(open_page))
     started = (await anext(page.fetch_history_events(page_size=1))).workflow_execution_started_event_attributes
     record = PageRecord.model_validate_json(started.input.payloads[0].data)
     assert (record.org, record.day, record.time_zone) == (org, before.calendar.day, "UTC")

@@ -36,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
         read_calendar,
     )
     from perdure.ledger.state import BookState, LedgerInput
-    from perdure.search_attributes import ALL, ORG
+    from perdure.search_attributes import ALL, MEMO_DAY, ORG
     from perdure_workflows.alarm import Alarm
     from perdure_workflows.options import calendar_options, delivery_options, inspection_options
     from perdure_workflows.signals import NO_PAYLOAD, read_signal
@@ -57,7 +57,8 @@ class Ledger:
 
     @workflow.init
     def __init__(self, arguments: LedgerInput) -> None:
-        self._book = Book(arguments.state or BookState(org=arguments.org))
+        ledger = workflow.info().first_execution_run_id
+        self._book = Book(arguments.state or BookState(org=arguments.org, ledger=ledger))
         self._inbox: deque[Enter | Reserve | Settle] = deque()
         self._alarm = Alarm("the ledger's next duty")
         self._delivering: asyncio.Task[None] | None = None
@@ -195,11 +196,11 @@ async def _write(page: PageRecord) -> None:
         await workflow.start_child_workflow(
             PAGE_NAME,
             page,
-            id=page_id(page.org, day=page.day, number=page.number),
+            id=page_id(page),
             parent_close_policy=ParentClosePolicy.ABANDON,
             execution_timeout=USAGE_KEPT,
             search_attributes=TypedSearchAttributes(attributes),
-            memo={"day": page.day, "number": page.number},
+            memo={MEMO_DAY: page.day},
             static_summary=f"usage of {page.org or 'no organisation'} on {page.day}",
         )
     except WorkflowAlreadyStartedError:

@@ -47,7 +47,7 @@ ANSWER_PATIENCE = timedelta(minutes=15)
 """The ledger answers a reservation within ten minutes; if not, it may have lost it, and is asked once more."""
 PLACE_PATIENCE = timedelta(hours=1)
 """The same for a place, which it may truly not have for days."""
-LAST_TRIES = 5
+LAST_TRIES = 2
 """How often a statement is made that nobody waits for; the ledger inquires after runs that it does not hear of."""
 REST = timedelta(seconds=5)
 _NOT_FOUND = "ExternalWorkflowExecutionNotFound"

@@ -13,6 +13,7 @@ from perdure_workers.cli.grants import grants
 from perdure_workers.cli.replay import replaying
 from perdure_workers.cli.runs import runs, starting
 from perdure_workers.cli.servers import servers
+from perdure_workers.cli.usage import using
 
 application = typer.Typer(
     name="perdure",
@@ -28,6 +29,7 @@ application.add_typer(runs, name="runs", rich_help_panel="Look and decide")
 application.add_typer(approvals, name="approvals", rich_help_panel="Look and decide")
 application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
 application.add_typer(replaying)
+application.add_typer(using)
 application.add_typer(encryption, name="encryption", rich_help_panel="Set up")
 
 
