@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from benchmarks.budget import measure_budget
 from benchmarks.cpu import measure_cpu
 from benchmarks.history import measure_history
 from benchmarks.overhead import measure_overhead
@@ -27,6 +28,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "cpu": measure_cpu,
     "overhead": measure_overhead,
     "recovery": measure_recovery,
+    "budget": measure_budget,
 }
 
 

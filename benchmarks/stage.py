@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
@@ -19,8 +21,10 @@ from benchmarks.floor import Floor
 from benchmarks.journal import Entry, read_journal
 from benchmarks.worker import tool
 from benchmarks.workload import FIXED, Plan, app_for
+from perdure.budget import Terms
 from perdure.codec import data_converter
 from perdure.contracts import RunResult
+from perdure.ledger.contracts import ledger_id
 from perdure_workers import dev_server
 from perdure_workers.dev_server import DevServer
 from perdure_workers.processes import Child, ProcessGroup
@@ -92,6 +96,7 @@ class Stage:
         journal: bool = False,
         pause: timedelta = timedelta(0),
         plain: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> WorkerProcess:
         """Start a worker and wait until it polls.
 
@@ -103,6 +108,7 @@ class Stage:
             journal: Write down each call.
             pause: How long each call takes.
             plain: The floor with Temporal's own settings.
+            settings: Of Perdure, where they are to differ from the defaults.
         """
         queue = queue or f"{kind}-{uuid.uuid4().hex[:8]}"
         journal_file = self._folder / f"{queue}.journal"
@@ -111,6 +117,7 @@ class Stage:
         command += ["--plan", str(plan)] if plan else []
         command += ["--journal", str(journal_file)] if journal else []
         command += ["--plain"] if plain else []
+        command += ["--settings", json.dumps(settings)] if settings else []
         child = await self._group.start(queue, command, environment=self._environment(), forward=False)
 
         async def polls() -> bool:
@@ -131,12 +138,20 @@ class Stage:
         await child.wait_until(listens, within=READY_WITHIN)
         self._model_address = ready.read_text()
 
-    async def start_run(self, worker: WorkerProcess, plan: Plan, *, provider: str = FIXED) -> PerdureRun:
+    async def start_run(
+        self,
+        worker: WorkerProcess,
+        plan: Plan,
+        *,
+        provider: str = FIXED,
+        org: str | None = None,
+        terms: Terms | None = None,
+    ) -> PerdureRun:
         """Start a run of Perdure on that worker."""
         app, agent = app_for(plan, provider=provider, tool=tool(None, timedelta(0)))
         return await self._client.start_workflow(
             AgentRun.run,
-            RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits),
+            RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits, org=org, terms=terms),
             id=f"run-{uuid.uuid4().hex[:12]}",
             task_queue=worker.queue,
         )
@@ -147,8 +162,12 @@ class Stage:
             Floor.run, turns, id=f"floor-{uuid.uuid4().hex[:12]}", task_queue=worker.queue
         )
 
-    async def executions(self, run: PerdureRun) -> list[Execution]:
-        """Return the executions that a run is a chain of, first to latest."""
+    def ledger(self, org: str) -> WorkflowHandle[Any, Any]:
+        """Return the handle of an organisation's ledger."""
+        return self._client.get_workflow_handle(ledger_id(org))
+
+    async def executions(self, run: WorkflowHandle[Any, Any]) -> list[Execution]:
+        """Return the executions that a run, or a ledger, is a chain of, first to latest."""
         chain: list[Execution] = []
         execution_id = (await run.describe()).run_id
         while execution_id:

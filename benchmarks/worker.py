@@ -83,7 +83,8 @@ def perdure_worker(
 ) -> Worker:
     """Return a worker of Perdure, as `perdure worker` has it."""
     app, _ = app_for(plan, provider=provider, tool=tool(journal, pause))
-    chosen: Provider = FixedModel() if provider == FIXED else default_providers()[provider]
+    fixed = FixedModel(reports_usage=bool(settings.prices))
+    chosen: Provider = fixed if provider == FIXED else default_providers()[provider]
     recorded = Recorded(chosen, journal, pause) if journal else None
     providers: Mapping[str, Provider] = {provider: recorded or chosen}
     worker = build_worker(client, settings, Perdure(app, settings=settings, providers=providers))
@@ -109,7 +110,7 @@ def floor_settings(settings: Settings, *, plain: bool) -> dict[str, Any]:
 
 async def serve(arguments: argparse.Namespace) -> None:
     """Work until killed."""
-    settings = Settings(task_queue=arguments.queue, log_format="json")
+    settings = Settings(task_queue=arguments.queue, log_format="json", **json.loads(arguments.settings))
     configure_logging(settings)
     journal = Journal(arguments.journal) if arguments.journal else None
     pause = timedelta(seconds=arguments.pause)
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--provider", default=FIXED)
     parser.add_argument("--journal", type=Path)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that each call takes")
+    parser.add_argument("--settings", default="{}", help="settings of Perdure, as JSON")
     parser.add_argument("--plain", action="store_true", help="the floor with Temporal's own settings")
     asyncio.run(serve(parser.parse_args()))
 

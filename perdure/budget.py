@@ -176,6 +176,8 @@ class Refusal(Frozen):
     """What the next call costs at worst."""
     resets_at: datetime | None = None
     """When the next period begins; None for a run's own."""
+    ledger_full: bool = False
+    """The budget may have room, but the ledger cannot keep count for another subject until the day or month is over."""
 
     @property
     def is_lent(self) -> bool:
@@ -185,6 +187,8 @@ class Refusal(Frozen):
     @property
     def why(self) -> str:
         """The refusal in words."""
+        if self.ledger_full:
+            return f"budget {self.budget!r}: the ledger keeps count for as many subjects as it can, and not for another"
         whose = f" of {self.subject}" if self.subject not in ("", "org") else ""
         period = {"run": "this run", "day": "today", "month": "this month"}[self.per]
         said = f"budget {self.budget!r}{whose}: of {dollars(self.cap_usd)} for {period}, "

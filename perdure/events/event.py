@@ -168,6 +168,8 @@ class BudgetRefused(Event):
     """What the next call costs at worst."""
     resets_at: datetime | None = None
     """When the next period begins."""
+    ledger_full: bool = False
+    """The ledger cannot keep count for another subject."""
     reason: str
     """All of it in words."""
 

@@ -44,6 +44,11 @@ class Holder(BaseModel):
     answered: LedgerAnswer | None = None
     """The latest answer, for a request that is repeated."""
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether others could have what it holds."""
+        return bool(self.reserved or self.places)
+
 
 class Waiting(BaseModel):
     """A reservation that has no room yet."""

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from perdure.budget import Line, Place
 from perdure.contracts import Usage
-from perdure.ledger.book import PAGE_ROWS, PATIENCE, SILENCE, SILENCE_IN_NEED, Book
+from perdure.ledger.book import PATIENCE, SILENCE, SILENCE_IN_NEED, Book
 from perdure.ledger.calendar import calendar_at
 from perdure.ledger.contracts import (
     Enter,
@@ -28,7 +28,9 @@ from perdure.ledger.contracts import (
     Used,
     cost_of_all,
 )
+from perdure.ledger.pages import PAGE_ROWS
 from perdure.ledger.state import BookState
+from perdure.ledger.tallies import Tallies
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 DAY = Line(budget="daily", per="day", subject="org", usd=Decimal(10))
@@ -392,13 +394,33 @@ def test_usage_is_kept_by_user_agent_model_and_day() -> None:
 
     desk.passes(timedelta(days=1))
 
-    first, second = desk.book.unwritten()
+    first, second = desk.book.pages.unwritten
     assert (first.day, first.number, len(first.rows)) == ("2026-11-27", 0, PAGE_ROWS)
     assert (second.day, second.number, len(second.rows)) == ("2026-11-27", 1, 2)
     assert second.rows[1].use.calls == 3
-    assert desk.book.open_page() is None
-    desk.book.written(first, now=desk.now)
-    assert desk.book.unwritten() == [second]
+    assert desk.book.pages.open is None
+    desk.book.pages.written(first, now=desk.now)
+    assert desk.book.pages.unwritten == [second]
+
+
+def test_a_full_ledger_refuses_whom_it_cannot_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps counting for those whom it knows, and makes room by forgetting whoever has spent nothing."""
+    monkeypatch.setattr("perdure.ledger.tallies.MAX_TALLIES", 2)
+    desk = Desk()
+    desk.settle("a", used("1"), lines=(ANN,))
+    desk.reserve("b", "1", "1", lines=(BOB,), user="bob")
+    cat = Line(budget="each user", per="day", subject="user cat", usd=Decimal(4))
+    desk.reserve("c", "1", "1", lines=(cat,), user="cat")
+    desk.reserve("d", "1", "1", lines=(ANN,))
+
+    answers = desk.answers()
+    assert answers["c"].refusal is not None
+    assert "not for another" in answers["c"].refusal.why
+    assert (answers["b"].kind, answers["d"].kind) == ("reserved", "reserved")
+
+    desk.settle("b", lines=(BOB,), user="bob")
+    desk.reserve("c", "1", "1", lines=(cat,), user="cat")
+    assert desk.kinds == {"c": "reserved"}
 
 
 def test_something_is_due_only_while_something_is_held() -> None:
@@ -495,7 +517,7 @@ class LedgerMachine(RuleBasedStateMachine):
             Raise(budget=line.budget, subject=line.subject, usd=Decimal(1), by="ann", approval_id=uuid.uuid4().hex),
         )
         if adds:
-            period = self.desk.book._keys((line,))[0]
+            period = Tallies(self.desk.book.state).keys((line,))[0]
             self.raised[period] = self.raised.get(period, Decimal(0)) + 1
         self.desk.reserve(
             run.name,

@@ -35,7 +35,6 @@ from tests.workflows.money import (
     settled,
     standing,
     terms,
-    until,
 )
 
 
@@ -259,9 +258,10 @@ async def test_nothing_is_held_while_humans_are_waited_for(client: Client, held_
         reply = wish((wanted, {"page": 1})) if turn(messages) == 0 else answer("Signed.")
         return used(reply, input_tokens=900, output_tokens=100)
 
-    async with serving(client, app, InProcessModel(script), prices=PRICES) as settings:
+    model = InProcessModel(script)
+    async with serving(client, app, model, prices=PRICES) as settings:
         handle = await start(client, app, settings, org=org, terms=terms(daily("50")))
-        await until(ledger_of(client, org), lambda view: bool(view.standings), what="the reservation")
+        await eventually(lambda: len(model.seen) == 1, within=timedelta(seconds=20), what="the first call")
         if held_by == "pause":
             await handle.signal("pause", {"by": "ann"})
             let_go.set()

@@ -126,10 +126,10 @@ class Ledger:
 
     async def _write_pages(self) -> None:
         """Have complete pages live as workflows of their own, which are read without us."""
-        for page in self._book.unwritten():
+        for page in self._book.pages.unwritten:
             await _write(page)
-            self._book.written(page, now=workflow.now())
-        self._book.forget_pages(now=workflow.now())
+            self._book.pages.written(page, now=workflow.now())
+        self._book.pages.forget(now=workflow.now())
 
     def _deliver(self) -> None:
         if self._book.state.outbox and self._delivering is None:
