@@ -71,8 +71,8 @@ class Budget(Frozen):
     per: Literal["run", "day", "month"]
     """`run`: each run has it for itself. Days and calendar months are those of the policy's time zone."""
     usd: Usd
-    each: Literal["org", "user", "agent"] = "org"
-    """Who has it: the organisation as a whole, each of its users, or each of its agents."""
+    each: Literal["org", "user", "agent"] | None = None
+    """Who has it: the organisation as a whole (the default), each of its users, or each of its agents."""
     org: Names = ("*",)
     """Count only runs of these organisations; a run without one has the name that is empty."""
     user: Names = ("*",)
@@ -82,7 +82,7 @@ class Budget(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Budget:
-        if self.per == "run" and "each" in self.model_fields_set:
+        if self.per == "run" and self.each is not None:
             raise ValueError("each goes with per: day and per: month; a budget per run is each run's own")
         return self
 
@@ -259,7 +259,7 @@ def terms_for(
     return Terms(
         caps=(*own, *(RunCap(budget=name, usd=one.usd) for name, one in counting if one.per == "run")),
         lines=tuple(
-            Line(budget=name, per=one.per, subject=subjects[one.each], usd=one.usd)
+            Line(budget=name, per=one.per, subject=subjects[one.each or "org"], usd=one.usd)
             for name, one in counting
             if one.per != "run"
         ),

@@ -282,7 +282,7 @@ class LedgerView(Frozen):
     pages: tuple[PageRecord, ...] = ()
     """Usage that may not be found in pages of their own yet, the page that is being filled included."""
     standings: tuple[Standing, ...] = ()
-    """The fullest first, a thousand at most."""
+    """The fullest first, five hundred at most."""
     open_runs: int = 0
     """Of those that a limit of open runs counts."""
     queued_runs: int = 0

@@ -9,8 +9,10 @@ from typing import Final
 from perdure.ledger.contracts import Calendar, ModelUse, PageRecord, UsageRow
 from perdure.ledger.state import BookState, Holder, WrittenPage
 
-PAGE_ROWS: Final = 1000
+PAGE_ROWS: Final = 500
 """Rows on one page: it fits into Temporal's two megabytes, however long the names are."""
+MAX_KEPT: Final = 2
+"""Pages that are written and stay here too; with the open one they fit into one answer to a Query."""
 PAGE_KEPT: Final = timedelta(minutes=2)
 """How long a page that is written stays here too, as lists of workflows are behind a little."""
 
@@ -66,9 +68,9 @@ class Pages:
 
     def forget(self, *, now: datetime) -> None:
         """Let go of pages that were written a while ago."""
-        self._state.pages = [
-            one for one in self._state.pages if one.written_at is None or now < one.written_at + PAGE_KEPT
-        ]
+        pages = self._state.pages
+        written = [one for one in pages if one.written_at is not None and now < one.written_at + PAGE_KEPT]
+        self._state.pages = [*written[-MAX_KEPT:], *(one for one in pages if one.written_at is None)]
 
     def _complete(self, calendar: Calendar) -> None:
         if self._state.rows:

@@ -14,7 +14,7 @@ from perdure.ledger.state import BookState, Holder, Tally
 MAX_TALLIES: Final = 40_000
 """Subjects of budgets in the day and the month that are going on, all budgets together. So many are 10 MB of JSON, half
 a megabyte compressed, and half a second to read when the ledger goes on in another execution."""
-MAX_STANDINGS: Final = 1000
+MAX_STANDINGS: Final = 500
 
 
 class Tallies:

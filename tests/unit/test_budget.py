@@ -111,6 +111,13 @@ def test_a_pinned_zone_is_not_looked_up_again() -> None:
     assert Policy.model_validate_json('{"time_zone": "Mars/Olympus"}').time_zone == "Mars/Olympus"
 
 
+def test_a_policy_survives_the_history_that_it_is_pinned_in() -> None:
+    """What is written out whole, defaults included, is read back as it was."""
+    policy = Policy.model_validate({"budgets": [{"per": "run", "usd": 1}, {"per": "day", "usd": 2, "each": "user"}]})
+
+    assert Policy.model_validate_json(policy.model_dump_json()) == policy
+
+
 def test_an_agent_says_what_it_downgrades_to() -> None:
     """A cheaper model goes with the wish to use it."""
     with pytest.raises(ValidationError, match="budget_model goes with"):

@@ -9,7 +9,7 @@ from decimal import Decimal
 from rich.console import Console
 
 from perdure.budget import BudgetMemo, BudgetRecord, Place, Refusal, Terms
-from perdure.contracts import RunResult, RunStatus
+from perdure.contracts import ApprovalRecord, ApprovalsMemo, PendingApproval, RunResult, RunStatus
 from perdure.events import (
     BudgetDowngraded,
     BudgetRaised,
@@ -22,6 +22,7 @@ from perdure.events import (
 from perdure.ledger.contracts import LedgerAnswer, ModelUse
 from perdure.ledger.spending import used_by
 from perdure_workers.timeline import show
+from perdure_workers.watching import Progress
 from perdure_workflows.state import PurseState, RunState
 from tests.unit.handmade import BEGIN, Handmade, payload, words
 
@@ -65,6 +66,30 @@ def test_an_answer_that_comes_twice_is_told_once() -> None:
     assert history.kinds() == ["budget.reserved", "budget.reserved"]
     assert isinstance(history.last, BudgetReserved)
     assert history.last.amount_usd == Decimal("0.4")
+
+
+def test_one_sees_what_a_run_waits_for_between_its_steps() -> None:
+    """Its place, or somebody who allows more money; then nothing."""
+    history, progress = Handmade(terms=TERMS), Progress()
+
+    def line() -> str:
+        for event in history.events:
+            progress.add(event)
+        history.events.clear()
+        return progress.line
+
+    assert line().endswith("waits for its place, as many runs are open as may be")
+    history.signal("ledger", LedgerAnswer(request_id="r1", kind="admitted"))
+    assert line().endswith("goes on")
+    asked = PendingApproval(
+        approval_id="budget-1", kind="budget", tool="", arguments={}, digest="", step=1, asked_at=BEGIN
+    )
+    history.memo(
+        ApprovalsMemo(pending=(asked,), changes=(ApprovalRecord(kind="asked", at=BEGIN, approval_id="budget-1"),))
+    )
+    assert line().endswith("waits for more money: budget-1")
+    history.memo(ApprovalsMemo(changes=(ApprovalRecord(kind="approved", at=BEGIN, approval_id="budget-1"),)))
+    assert line().endswith("goes on")
 
 
 def test_what_became_of_a_budget_is_told_by_the_memo() -> None:

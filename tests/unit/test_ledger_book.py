@@ -390,7 +390,7 @@ def test_usage_is_kept_by_user_agent_model_and_day() -> None:
     desk = Desk()
     for number in range(PAGE_ROWS + 2):
         desk.settle(f"run-{number}", used("0.01"), user=f"user-{number}", lines=())
-    desk.settle("again", used("0.02", calls=2), user="user-1001", lines=())
+    desk.settle("again", used("0.02", calls=2), user=f"user-{PAGE_ROWS + 1}", lines=())
 
     desk.passes(timedelta(days=1))
 

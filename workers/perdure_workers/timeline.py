@@ -45,6 +45,7 @@ from perdure.events import (
 )
 from perdure.events.event import Attempted
 from perdure_workers.plain_text import bill, block, call, line, money, span, tokens
+from perdure_workers.standstill import Standstill
 
 _INDENT = 25
 _NOTABLE = timedelta(seconds=1)
@@ -96,10 +97,12 @@ class Timeline:
         self._log = StepLog()
         self._began: datetime | None = None
         self._paused = False
+        self._standstill = Standstill()
 
     def add(self, event: RunEvent) -> None:
         """Print what the event says, if it is worth a line."""
         self._log.add(event)
+        self._standstill.add(event)
         self._began = self._began or event.at
         match event:
             case RunStarted():
@@ -150,10 +153,11 @@ class Timeline:
     def under_way(self) -> str:
         """What the run does at this moment, in a few words."""
         steps = [step for step in self._log.steps if not step.status.ended]
-        doing = ", ".join(_doing(step) for step in steps)
+        waits = self._standstill.waits
+        doing = f"waits for {waits}" if waits else ", ".join(_doing(step) for step in steps)
         if self._paused:
             return f"the run is paused; {doing}" if doing else "the run is paused"
-        return doing or "the run goes on"
+        return f"the run {doing}" if waits else doing or "the run goes on"
 
     def _title(self, event: RunStarted) -> None:
         self._console.print(
