@@ -211,7 +211,8 @@ class Timeline:
         to = f" to {', '.join(event.approvers) or 'everyone'}" if event.kind == "approval.escalated" else ""
         more = f", {event.missing} more needed" if event.missing else ""
         reason = f": {event.reason}" if event.reason else ""
-        self._row(event, word, f"{event.tool}{to}{by}{waited}{edited}{more}{reason}")
+        what = event.tool or "more money"
+        self._row(event, word, f"{what}{to}{by}{waited}{edited}{more}{reason}")
         for change in event.changes:
             self._detail(f"{change.path}: {change.before or '(nothing)'} → {change.after or '(nothing)'}")
 
