@@ -92,7 +92,14 @@ class Budget(Frozen):
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns, name in names)
 
 
-Budgets = Annotated[tuple[Budget, ...], Field(max_length=MAX_BUDGETS)]
+def _told_apart(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+    names = [name for name, _ in named(budgets)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two budgets are named {twice!r}; what is spent is kept by name")
+    return budgets
+
+
+Budgets = Annotated[tuple[Budget, ...], Field(max_length=MAX_BUDGETS), AfterValidator(_told_apart)]
 
 
 class Concurrency(Frozen):

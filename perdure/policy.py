@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from perdure.approval import ApprovalRequirement
-from perdure.budget import Budgets, Concurrency, TimeZone, named
+from perdure.budget import Budgets, Concurrency, TimeZone
 from perdure.condition import Condition, Verdict, condition_holds, every, matches
 from perdure.messages import Frozen, JsonObject
 from perdure.principal import ANY
@@ -102,14 +102,6 @@ class Policy(Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two rules are named {twice[0]!r}; a decision tells its rule by name")
-        return self
-
-    @model_validator(mode="after")
-    def _budgets_are_told_apart(self) -> Policy:
-        names = [name for name, _ in named(self.budgets)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two budgets are named {twice[0]!r}; what is spent is kept by name")
         return self
 
 
