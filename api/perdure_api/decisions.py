@@ -158,8 +158,8 @@ def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
 def _misfit_of_amount(request: DecisionRequest) -> str | None:
     if request.amount_usd is None:
         return "say how many US dollars are added to the budget: amount_usd"
-    others = request.model_fields_set & {"arguments", "outcome", "grant"}
-    return f"more money for a budget takes no {' and no '.join(sorted(others))}" if others else None
+    others = [name for name in ("arguments", "grant", "outcome") if getattr(request, name) is not None]
+    return f"more money for a budget takes no {' and no '.join(others)}" if others else None
 
 
 def _is_ours(record: ApprovalRecord, request: DecisionRequest) -> bool:

@@ -129,7 +129,6 @@ def test_the_end_says_which_budget_it_was() -> None:
     assert (history.last.reason, history.last.refusal) == (REFUSAL.why, REFUSAL)
     text = " ".join(written.getvalue().split())
     for piece in (
-        "queued at most 3 runs of org, 1 run of user ann at once",
         "no budget daily",
         "$1.90 of $2.00",
         "out_of_budget",

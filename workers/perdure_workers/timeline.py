@@ -29,7 +29,6 @@ from perdure.events import (
     RunEnded,
     RunEvent,
     RunHeld,
-    RunQueued,
     RunReset,
     RunStarted,
     SignalIgnored,
@@ -72,7 +71,6 @@ _STYLES = {
     "refused": "red",
     "ignored": "yellow",
     "paused": "bold yellow",
-    "queued": "bold yellow",
     "admitted": "green",
     "no budget": "bold red",
     "raised": "green",
@@ -311,11 +309,8 @@ def _remark(event: RunEvent) -> tuple[str, str] | None:
     match event:
         case SignalReceived() if event.name not in ("approve", "reject", "revoke", "message", "pause", "resume"):
             return "signal", f"{event.name} from {event.sender}"
-        case RunQueued():
-            limits = (f"{most} run{'' if most == 1 else 's'} of {whose}" for whose, most in event.limits.items())
-            return "queued", f"at most {', '.join(limits)} at once"
         case RunAdmitted() if event.waited is not None and event.waited >= _NOTABLE:
-            return "admitted", f"after {span(event.waited)}"
+            return "admitted", f"after {span(event.waited)} in line"
         case BudgetRaised():
             return "raised", f"budget {event.budget}, by {money(event.amount_usd)}, by {event.by}"
         case BudgetDowngraded():

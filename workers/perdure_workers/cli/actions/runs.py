@@ -125,6 +125,8 @@ def _style(status: RunStatus) -> str:
 
 
 def _print_state(detail: RunDetail, out: Console) -> None:
+    if detail.status is RunStatus.QUEUED:
+        out.print("\nqueued: as many runs are open as may be; it begins when others have ended", style="bold yellow")
     if detail.paused:
         out.print(f"\npaused; go on with: perdure runs resume {detail.run_id}", style="bold yellow", soft_wrap=True)
     if detail.pending_approvals:
