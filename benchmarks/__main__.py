@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from benchmarks.audit import measure_audit
+from benchmarks.budget import measure_budget
 from benchmarks.cpu import measure_cpu
 from benchmarks.fairness import measure_fairness
 from benchmarks.history import measure_history
@@ -31,6 +32,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "recovery": measure_recovery,
     "audit": measure_audit,
     "fairness": measure_fairness,
+    "budget": measure_budget,
 }
 
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
@@ -21,8 +22,10 @@ from benchmarks.floor import Floor
 from benchmarks.journal import Entry, read_journal
 from benchmarks.worker import tool
 from benchmarks.workload import FIXED, Plan, app_for
+from perdure.budget import Terms
 from perdure.codec import data_converter
 from perdure.contracts import RunResult
+from perdure.ledger.contracts import ledger_id
 from perdure_workers import dev_server
 from perdure_workers.dev_server import DevServer
 from perdure_workers.processes import Child, ProcessGroup
@@ -95,7 +98,7 @@ class Stage:
         pause: timedelta = timedelta(0),
         plain: bool = False,
         audit: str | None = None,
-        settings: Mapping[str, int] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> WorkerProcess:
         """Start a worker and wait until it polls.
 
@@ -140,13 +143,20 @@ class Stage:
         self._model_address = ready.read_text()
 
     async def start_run(
-        self, worker: WorkerProcess, plan: Plan, *, provider: str = FIXED, priority: PriorityKeys = PriorityKeys.default
+        self,
+        worker: WorkerProcess,
+        plan: Plan,
+        *,
+        provider: str = FIXED,
+        priority: PriorityKeys = PriorityKeys.default,
+        org: str | None = None,
+        terms: Terms | None = None,
     ) -> PerdureRun:
         """Start a run of Perdure on that worker."""
         app, agent = app_for(plan, provider=provider, tool=tool(None, timedelta(0)))
         return await self.client.start_workflow(
             AgentRun.run,
-            RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits),
+            RunArguments(spec=app.resolve(agent), input="Look it up.", limits=agent.limits, org=org, terms=terms),
             id=f"run-{uuid.uuid4().hex[:12]}",
             task_queue=worker.queue,
             priority=priority,
@@ -158,8 +168,12 @@ class Stage:
             Floor.run, turns, id=f"floor-{uuid.uuid4().hex[:12]}", task_queue=worker.queue
         )
 
-    async def executions(self, run: PerdureRun) -> list[Execution]:
-        """Return the executions that a run is a chain of, first to latest."""
+    def ledger(self, org: str) -> WorkflowHandle[Any, Any]:
+        """Return the handle of an organisation's ledger."""
+        return self.client.get_workflow_handle(ledger_id(org))
+
+    async def executions(self, run: WorkflowHandle[Any, Any]) -> list[Execution]:
+        """Return the executions that a run, or a ledger, is a chain of, first to latest."""
         chain: list[Execution] = []
         execution_id = (await run.describe()).run_id
         while execution_id:

@@ -89,7 +89,8 @@ def perdure_worker(
 ) -> Worker:
     """Return a worker of Perdure, as `perdure worker` has it."""
     app, _ = app_for(plan, provider=provider, tool=tool(journal, pause))
-    chosen: Provider = FixedModel() if provider == FIXED else default_providers()[provider]
+    fixed = FixedModel(reports_usage=bool(settings.prices))
+    chosen: Provider = fixed if provider == FIXED else default_providers()[provider]
     recorded = Recorded(chosen, journal, pause) if journal else None
     providers: Mapping[str, Provider] = {provider: recorded or chosen}
     worker = build_worker(client, settings, Perdure(app, settings=settings, providers=providers))

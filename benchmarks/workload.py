@@ -83,6 +83,14 @@ def tool_arguments(plan: Plan, turn: int) -> dict[str, object]:
 class FixedModel:
     """A provider that answers in process: its cost is the runtime's own."""
 
+    def __init__(self, *, reports_usage: bool = False) -> None:
+        """Make one.
+
+        Args:
+            reports_usage: So that its calls have a price, where the settings have one for its model.
+        """
+        self._reports_usage = reports_usage
+
     wire = FIXED
     price_id = "none"
     price_flavor = "default"
@@ -107,11 +115,13 @@ class FixedModel:
         call = ToolCallPart(id=f"{CALL_PREFIX}{turn}", name=TOOL, arguments=tool_arguments(plan, turn))
         text = TextPart(text=text_of_turn(plan, turn))
         done = turn >= plan.turns
+        usage = Usage(input_tokens=len(messages) // 4, output_tokens=plan.reply_bytes // 4)
         return ProviderReply(
             message=AssistantMessage(parts=(text,) if done else (text, call)),
             finish=Finish.STOP if done else Finish.TOOL_CALLS,
             model=spec.model_name,
-            usage=Usage(input_tokens=len(messages) // 4, output_tokens=plan.reply_bytes // 4),
+            usage=usage,
+            priced_usage={"usage": usage.model_dump()} if self._reports_usage else {},
         )
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from perdure.budget import Usd
 from perdure.guard import MAX_GUARDS, Guard
 from perdure.messages import Frozen
 from perdure.outage import APOLOGY, MAX_APOLOGY, OnOutage
@@ -35,6 +36,7 @@ def _model_reference(value: str) -> str:
 
 
 ModelReference = Annotated[str, AfterValidator(_model_reference)]
+OnBudget = Literal["stop", "ask", "downgrade"]
 
 
 class Limits(BaseModel):
@@ -54,6 +56,8 @@ class Limits(BaseModel):
     """After this an approval nobody decided is rejected; without it a run waits as long as it may run."""
     max_parallel_tools: int = Field(default=16, ge=1, le=64)
     """Tool calls of one reply that run at the same time; the rest wait their turn."""
+    max_cost_usd: Usd | None = None
+    """A model call that could cost more, with all before it, is not made; a request may lower this and not raise it."""
 
 
 class Agent(BaseModel):
@@ -88,14 +92,21 @@ class Agent(BaseModel):
     """What must not leave in an answer, applied in this order; `perdure.guard.KEYS` knows vendors' tokens."""
     max_input_bytes: int = Field(default=MAX_INPUT_BYTES, ge=1, le=MAX_INPUT_BYTES)
     """Of a run's input, and of a message to it, in UTF-8."""
+    on_budget: OnBudget = "stop"
+    """When a budget has no room for the next model call: the run ends as `out_of_budget`, a human is asked for more, or
+    the run goes on with `budget_model` and ends only when that does not fit either."""
+    budget_model: ModelReference | None = None
+    """The cheaper model of `on_budget="downgrade"`."""
     description: str = ""
     """One line for people choosing an agent."""
 
     @model_validator(mode="after")
-    def _distinct_models(self) -> Agent:
+    def _names_models_that_differ(self) -> Agent:
         models = (self.model, *self.fallbacks)
         if len(set(models)) != len(models):
             raise ValueError(f"a model is named twice: {', '.join(models)}; each is asked once in an attempt")
+        if (self.on_budget == "downgrade") != (self.budget_model is not None):
+            raise ValueError('budget_model goes with on_budget="downgrade", and the other way round')
         return self
 
 
@@ -117,6 +128,8 @@ class AgentSpec(Frozen):
     provider_rates: dict[str, Rate] = Field(default_factory=dict)
     """How often all workers together may call these providers; calls to them have task queues of their own."""
     output_guard: tuple[Guard, ...] = ()
+    on_budget: OnBudget = "stop"
+    budget_model: ModelReference | None = None
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""
@@ -128,8 +141,15 @@ class AgentSpec(Frozen):
         return (self.model, *self.fallbacks)
 
     def asking(self, model: ModelReference) -> AgentSpec:
-        """Return the spec of a call to that one of its models alone."""
-        return self.model_copy(update={"model": model, "fallbacks": ()}) if self.fallbacks else self
+        """Return the spec of a call to one model alone."""
+        if model == self.model and not self.fallbacks:
+            return self
+        return self.model_copy(update={"model": model, "fallbacks": ()})
+
+    @property
+    def priced_models(self) -> tuple[ModelReference, ...]:
+        """Every model that a run may come to pay for."""
+        return (*self.models, *([self.budget_model] if self.budget_model else []))
 
     @property
     def provider(self) -> str:

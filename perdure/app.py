@@ -291,6 +291,8 @@ class App:
             prompt_caching=agent.prompt_caching,
             provider_rates=self._provider_rates,
             output_guard=tuple(agent.output_guard),
+            on_budget=agent.on_budget,
+            budget_model=agent.budget_model,
         )
         _check_guards(agent)
         size = len(spec.model_dump_json().encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -89,6 +90,8 @@ class Vote(Frozen):
     at: datetime
     reason: str = ""
     grant: GrantTerm | None = None
+    amount_usd: Decimal | None = None
+    """For a budget: how much they would add."""
 
 
 class ArgumentChange(Frozen):

@@ -18,6 +18,7 @@ from temporalio import activity
 from perdure.agent import MAX_INPUT_BYTES as MAX_INPUT_BYTES
 from perdure.agent import AgentSpec, Limits
 from perdure.approval import ApprovalRequirement, ArgumentChange, GrantTerm, Vote
+from perdure.budget import Refusal, Terms
 from perdure.grant import Grant
 from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, ToolResult, is_empty
 from perdure.policy import Policy
@@ -47,8 +48,10 @@ def cut(text: str, limit: int) -> str:
 
 
 class RunStatus(StrEnum):
-    """Where a run is. The first three are states of an open run, the others its ends."""
+    """Where a run is. The first four are states of an open run, the others its ends."""
 
+    QUEUED = "queued"
+    """As many runs are open as may be; it begins when others have ended."""
     RUNNING = "running"
     WAITING = "waiting"
     """At least one approval waits for a human; calls that need none may be running."""
@@ -60,13 +63,15 @@ class RunStatus(StrEnum):
     TIMED_OUT = "timed_out"
     MAX_STEPS = "max_steps"
     REJECTED = "rejected"
+    OUT_OF_BUDGET = "out_of_budget"
+    """A budget had no room for the next model call."""
     TERMINATED = "terminated"
     """Ended from outside, by Temporal's terminate; the run itself could say nothing more."""
 
     @property
     def ended(self) -> bool:
         """Whether this is an end."""
-        return self not in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
 
 
 class RunInput(Frozen):
@@ -91,6 +96,8 @@ class RunInput(Frozen):
     salt: str = ""
     """Random, for digests of calls: without it who sees a digest could guess a short secret argument. Set where a tool
     declares secrets."""
+    terms: Terms | None = None
+    """What it may spend, and that its organisation's ledger keeps count of it; None: nothing is limited or counted."""
 
 
 class RunError(Frozen):
@@ -170,17 +177,24 @@ class RunResult(Frozen):
     totals: Totals = Totals()
     denied: dict[int, str] = Field(default_factory=dict, exclude_if=is_empty)
     """By their steps, calls that the policy denied and no model call told of any more, with the rule of each."""
+    reason: str = ""
+    """Why it stopped early, in words."""
+    refusal: Refusal | None = None
+    """Of a run that is out of budget: of which one."""
 
 
 class PendingApproval(Frozen):
     """A question to a human: may this call run, or, if its outcome is unknown, what became of it?"""
 
     approval_id: str
-    kind: Literal["call", "outcome"] = "call"
+    kind: Literal["call", "outcome", "budget"] = "call"
     """`call`: approve or reject a call before it runs. `outcome`: a `once` call was lost in flight; say what became of
-    it: approve with outcome `done` (and the result) or `retry`, or reject to abort."""
+    it: approve with outcome `done` (and the result) or `retry`, or reject to abort. `budget`: one has no room for the
+    next model call; approve with `amount_usd` to add so much to it, or reject to end the run."""
     tool: str
+    """Empty for a budget."""
     arguments: JsonObject
+    """For a budget: which one, and how it stands."""
     digest: str
     """Of tool and arguments; a decision may name it to be sure of what it decides on."""
     step: int
@@ -236,6 +250,8 @@ class Decision(Frozen):
     """For outcome `done`: what the tool returned, as far as known."""
     grant: GrantTerm | None = None
     """Approve calls of this tool on this resource to come as well: `run`, or for how long."""
+    amount_usd: Decimal | None = None
+    """For a budget: how much is added to it."""
 
 
 class Revocation(Frozen):
@@ -411,6 +427,8 @@ class ModelCall(Frozen):
     too large to be written here."""
     unfinished: str = ""
     """The end of what a reply said before it was cut, for an output guard: what it looks for may lie across the cut."""
+    model: str = ""
+    """The model to call instead of the agent's own, `provider:model`; empty: the agent's."""
 
 
 class Finish(StrEnum):

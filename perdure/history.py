@@ -38,7 +38,7 @@ async def fetch_executions(client: Client, run_id: str) -> list[WorkflowHistory]
         RunNotFoundError: There is no such run.
     """
     chain = await _execution_ids(client, run_id)
-    return [await _fetch(client, run_id, execution_id) for execution_id in chain]
+    return [await fetch_execution(client, run_id, execution_id) for execution_id in chain]
 
 
 async def read_events(
@@ -57,7 +57,7 @@ async def read_events(
     seen = EventId.parse(after) if after else None
     chain = await _execution_ids(client, run_id)
     first = _execution_of(seen, chain)
-    histories = [await _fetch(client, run_id, execution_id) for execution_id in chain[first:]]
+    histories = [await fetch_execution(client, run_id, execution_id) for execution_id in chain[first:]]
     events = await asyncio.to_thread(lambda: list(project(histories, first=first, redactor=redactor)))
     return [event for event in events if _is_after(event, seen)]
 
@@ -193,7 +193,8 @@ async def _started(client: Client, run_id: str, execution_id: str) -> WorkflowEx
     return first.workflow_execution_started_event_attributes
 
 
-async def _fetch(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
+async def fetch_execution(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
+    """Return the history of one execution of a run."""
     history = await client.get_workflow_handle(run_id, run_id=execution_id).fetch_history()
     for event in history.events:
         await decode_event(event, client.data_converter)
@@ -205,6 +206,15 @@ class _Attributes(BaseModel):
 
     message: str
     stack_trace: str = ""
+
+
+async def read_input(client: Client, workflow_id: str, *, execution_id: str) -> RawValue | None:
+    """Return what a workflow was started with, decoded; None when its history is deleted."""
+    started = await _started(client, workflow_id, execution_id)
+    if started is None or not started.input.payloads:
+        return None
+    values: list[RawValue] = await client.data_converter.decode(started.input.payloads[:1], [RawValue])
+    return values[0]
 
 
 async def decode_event(event: HistoryEvent, converter: DataConverter) -> None:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from perdure.approval import ApprovalRequirement
 from perdure.argument import find_argument
+from perdure.budget import Budgets, Concurrency, TimeZone
 from perdure.condition import Condition
 from perdure.glob import matches_any_name, matches_text
 from perdure.messages import JsonObject
@@ -103,6 +104,14 @@ class Policy(Pinned):
     """Of every approval whose rule says nothing else."""
     notify: Annotated[tuple[NotificationTarget, ...], Field(max_length=MAX_TARGETS)] = ()
     """Who is told of approvals and ends of runs."""
+    budgets: Budgets = ()
+    """What runs may cost; of those that count a run, each must have room for its next call."""
+    concurrency: Concurrency = Concurrency()
+    """How many runs may be open at once."""
+    time_zone: TimeZone = "UTC"
+    """Where a budget's days and months begin and end."""
+    unpriced: Literal["deny", "flag"] = "flag"
+    """A model that nobody has a price for is not called, or is called and marked as unpriced."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Policy:

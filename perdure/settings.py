@@ -177,6 +177,8 @@ class Settings(BaseSettings):
 
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model reference (`openai-chat:my-model`), before those of genai-prices."""
+    usage: bool = True
+    """Whether runs without budgets tell their organisation's ledger what they used, for `perdure usage`."""
 
     audit_url: str | None = None
     """Where the audit is kept: `file:///var/lib/perdure/audit` or `s3://bucket/prefix`; default: there is none."""

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from perdure.contracts import (
 )
 from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart, ToolCallPart, ToolMessage
 from perdure.search_attributes import MEMO_APPROVALS
-from perdure.settings import Settings
+from perdure.settings import Price, Settings
 from perdure.testing import eventually
 from perdure_activities.providers.provider import PromptCache, ProviderReply
 from perdure_workers.plugin import Perdure
@@ -97,6 +98,12 @@ def reply(*parts: Part, finish: Finish, detail: str = "") -> ProviderReply:
     )
 
 
+def used(said: ProviderReply, *, input_tokens: int, output_tokens: int) -> ProviderReply:
+    """Return the reply as one whose server reports this usage, so that it has a cost where its model has a price."""
+    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    return replace(said, usage=usage, priced_usage={"usage": usage.model_dump()})
+
+
 def turn(messages: list[Message]) -> int:
     """Return how often the model has spoken."""
     return sum(isinstance(message, AssistantMessage) for message in messages)
@@ -127,14 +134,19 @@ async def serving(
     *,
     task_queue: str | None = None,
     cached_runs: int = 0,
+    prices: Mapping[str, Price] | None = None,
     **options: Any,
 ) -> AsyncIterator[Settings]:
-    """Run a worker; by default each workflow task replays its whole history. Other options are settings."""
+    """Run a worker; by default each workflow task replays its whole history, and no model has a price.
+
+    Other options are settings.
+    """
     settings = Settings(
         task_queue=task_queue or f"queue-{uuid.uuid4().hex[:12]}",
         max_cached_runs=cached_runs,
         shutdown_grace_seconds=0,
         **options,
+        prices=dict(prices or {}),
     )
     plugin = Perdure(app, settings=settings, providers={"in-process": model})
     async with build_worker(client, settings, plugin):

@@ -137,17 +137,19 @@ class ModelActivities:
         return TranscriptPage(start=wanted.end - len(messages), messages=tuple(messages), length=wanted.end)
 
     async def _specs_of(self, call: ModelCall, *, run_id: str, execution_id: str) -> tuple[AgentSpec, ...]:
-        """Return the spec that the run is pinned to, once with each of its models.
+        """Return the spec that the run is pinned to, once with each of its models, or with the one that the call names.
 
         It is this worker's own if that is the same, else the run's.
         """
-        specs = self._specs.get(call.spec_digest)
+        name = f"{call.spec_digest} {call.model}"  # each is one object, as providers keep a request's head by it
+        specs = self._specs.get(name)
         if specs is None:
             spec = self._own_spec(call)
             if spec is None or spec.digest() != call.spec_digest:
                 handle = activity.client().get_workflow_handle(run_id, run_id=execution_id)
                 spec = await handle.query("spec", result_type=AgentSpec, rpc_timeout=QUERY_TIMEOUT)
-            specs = self._specs[call.spec_digest] = tuple(spec.asking(model) for model in spec.models)
+            models = (call.model,) if call.model else spec.models
+            specs = self._specs[name] = tuple(spec.asking(model) for model in models)
             while len(self._specs) > MAX_SPECS:
                 self._specs.popitem(last=False)
         return specs

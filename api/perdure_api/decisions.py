@@ -156,10 +156,14 @@ def _only_masks(error: ValidationError, arguments: JsonObject, approval: Pending
 def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
     """Say why a decision is no answer to the question."""
     if request.decision == "reject":
-        given = request.model_fields_set & {"arguments", "outcome", "result", "grant"}
+        given = request.model_fields_set & {"arguments", "outcome", "result", "grant", "amount_usd"}
         return f"a rejection takes no {' and no '.join(sorted(given))}" if given else None
     if request.result is not None and request.outcome != "done":
         return "result is for outcome 'done'"
+    if approval.kind == "budget":
+        return _misfit_of_amount(request)
+    if request.amount_usd is not None:
+        return "amount_usd is for budgets"
     if approval.kind == "call":
         return "outcome is for calls whose outcome is unknown" if request.outcome else None
     if request.outcome is None:
@@ -167,6 +171,13 @@ def _misfit(request: DecisionRequest, approval: PendingApproval) -> str | None:
     if request.grant is not None:
         return "a grant is for calls, not for outcomes"
     return "an unknown outcome cannot be given other arguments" if request.arguments is not None else None
+
+
+def _misfit_of_amount(request: DecisionRequest) -> str | None:
+    if request.amount_usd is None:
+        return "say how many US dollars are added to the budget: amount_usd"
+    others = [name for name in ("arguments", "grant", "outcome") if getattr(request, name) is not None]
+    return f"more money for a budget takes no {' and no '.join(others)}" if others else None
 
 
 def _is_ours(record: ApprovalRecord, name: str, decision: Decision) -> bool:

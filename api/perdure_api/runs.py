@@ -31,6 +31,7 @@ from perdure.errors import (
     InputTooLargeError,
     InvalidInputError,
     PerdureError,
+    PermissionDeniedError,
     UnknownAgentError,
 )
 from perdure.events import EventId, RunEvent, Step, steps
@@ -72,6 +73,9 @@ from perdure_api.schemas import (
     StartedRun,
 )
 from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_api.terms import with_terms
+from perdure_api.usage import Usage
+from perdure_api.usage_schemas import UsageFilter, UsageReport
 from perdure_workflows.state import RunArguments
 
 MAX_PAGE: Final = 1000
@@ -132,13 +136,14 @@ class Runs:
             InputRefusedError: The agent's input guard refuses the input.
             CallbackRefusedError: The callback URL leads where we do not call, or nothing would sign what is sent there.
             IdempotencyKeyReusedError: The key belongs to another request.
-            InvalidInputError: The run's id cannot be one.
+            InvalidInputError: The run's id cannot be one, or it would be allowed to cost more than the agent is.
         """
         new = commissioned(self._principal, new)
         arguments = run_arguments(new, self._app, self._principal)
         await self._check_input(new.input, _context_of(arguments), limit=MAX_INPUT_BYTES)
         if new.callback_url is not None:
             await self._check_callback(new.callback_url)
+        arguments = await with_terms(arguments, self._settings)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         request = request_digest(new)
         try:
@@ -415,6 +420,20 @@ class Runs:
         rated = [rated.name for rated in self._app.rated_queues(queue)]
         return await count_pollers(self._client, queue, rated=rated)
 
+    async def usage(self, wanted: UsageFilter) -> UsageReport:
+        """Return what was used in a period, and what it cost.
+
+        Raises:
+            InvalidInputError: The period ends before it begins.
+            PermissionDeniedError: It is another organisation's.
+        """
+        org = self._principal.org
+        if org is not None and wanted.org not in (None, org):
+            raise PermissionDeniedError(
+                f"{self._principal.user!r} sees the usage of {org!r} only, not of {wanted.org!r}"
+            )
+        return await Usage(self._client).report(wanted if org is None else wanted.model_copy(update={"org": org}))
+
     def agents(self) -> builtins.list[AgentSummary]:
         """Return the app's agents, in order of registration."""
         return [
@@ -465,6 +484,8 @@ def _ended(detail: RunDetail, result: RunResult) -> RunDetail:
             "cost_usd": result.totals.known_cost,
             "output": result.output,
             "error": result.error,
+            "reason": result.reason,
+            "refusal": result.refusal,
         }
     )
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from perdure.agent import NAME_PATTERN, Limits
 from perdure.approval import GrantTerm
+from perdure.budget import Refusal, Usd
 from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringRecord, Totals
 from perdure.endpoint import MAX_URL
 from perdure.events import StepApproval
@@ -163,6 +164,10 @@ class RunDetail(RunSummary):
     output: str | None = None
     """The answer; of a run that stopped early, the model's last words."""
     error: RunError | None = None
+    reason: str = ""
+    """Why it stopped early, in words."""
+    refusal: Refusal | None = None
+    """Of a run that is out of budget: of which one, how that stood, and when it begins anew."""
     execution_id: str
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None
@@ -183,7 +188,7 @@ class InboxFilter(Request):
     tool: Line | None = None
     role: Line | None = None
     """What holders of this role may decide."""
-    kind: Literal["call", "outcome"] | None = None
+    kind: Literal["call", "outcome", "budget"] | None = None
 
 
 class InboxApproval(PendingApproval):
@@ -237,6 +242,8 @@ class DecisionRequest(Request):
     grant: GrantTerm | None = None
     """Approve this tool on this resource for calls to come as well: `run`, seconds, ISO 8601 or as in `1h`; 30 days at
     most. With several approvers it holds if all of them want it, for the shortest time named."""
+    amount_usd: Usd | None = None
+    """For a budget: how much is added to it; with several approvers, the least that any of them names."""
 
 
 class Decided(Answer):

@@ -37,6 +37,7 @@ from perdure.search_attributes import (
 from perdure_api.authority import roles_of
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
+from perdure_api.terms import check_cost_limit
 from perdure_api.text import RUN_ID_PATTERN
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
@@ -83,10 +84,12 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     Raises:
         UnknownAgentError: The app has no such agent.
         InputTooLargeError: Input or metadata are over their limit.
+        InvalidInputError: The run would be allowed to cost more than the agent is.
     """
     _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
     agent = app.agent(new.agent, new.version)
+    check_cost_limit(new.limits, agent)
     governing = app.governing(agent)
     spec = app.resolve(agent)
     given = {name: getattr(new.limits, name) for name in new.limits.model_fields_set}
@@ -121,7 +124,7 @@ async def start_workflow(
         USER: arguments.user,
         ORG: arguments.org,
         SESSION: arguments.session_id,
-        STATUS: RunStatus.RUNNING.value,
+        STATUS: first_status(arguments).value,
     }
     with temporal_errors():
         await client.start_workflow(
@@ -145,6 +148,12 @@ async def start_workflow(
             static_details=_details(arguments),
             rpc_timeout=RPC_TIMEOUT,
         )
+
+
+def first_status(arguments: RunArguments) -> RunStatus:
+    """Return what lists show of a run before it has said anything itself."""
+    queues = arguments.terms is not None and arguments.terms.places
+    return RunStatus.QUEUED if queues else RunStatus.RUNNING
 
 
 def _check_size(what: str, size: int, limit: int) -> None:

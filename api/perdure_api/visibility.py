@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -18,6 +18,7 @@ from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringM
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
+from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,
@@ -89,6 +90,25 @@ def grant_query(wanted: GrantFilter, *, orgs: tuple[str, ...]) -> str:
 def key_query(*, org: str | None) -> str:
     """Return the visibility query for API keys."""
     return " AND ".join([f"WorkflowType = {_quoted(KEY_WORKFLOW)}", *_equals({ORG: org})])
+
+
+def ledger_query(org: str | None) -> str:
+    """Return the visibility query for the ledgers of an organisation, or of all."""
+    return " AND ".join([f"WorkflowType = {_quoted(LEDGER_NAME)}", "ExecutionStatus = 'Running'", *_equals({ORG: org})])
+
+
+def page_query(org: str | None, *, first: date) -> str:
+    """Return the visibility query for pages of usage that can be of that day or a later one."""
+    # A page is written when its day is over, or full; never before it begins in the easternmost zone.
+    since = first - timedelta(days=1)
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(PAGE_NAME)}",
+            "ExecutionStatus = 'Running'",
+            f"StartTime >= '{since.isoformat()}T00:00:00Z'",
+            *_equals({ORG: org}),
+        ]
+    )
 
 
 async def summary(execution: WorkflowExecution) -> RunSummary:
@@ -199,9 +219,10 @@ def _has_status(wanted: RunStatus) -> str:
     said = f"{STATUS.name} = {_quoted(wanted)}"
     match wanted:
         case RunStatus.RUNNING:
-            held_up = f"{STATUS.name} IN ({_quoted(RunStatus.WAITING)}, {_quoted(RunStatus.PAUSED)})"
+            others = (RunStatus.QUEUED, RunStatus.WAITING, RunStatus.PAUSED)
+            held_up = f"{STATUS.name} IN ({', '.join(map(_quoted, others))})"
             return f"ExecutionStatus = 'Running' AND NOT {held_up}"
-        case RunStatus.WAITING | RunStatus.PAUSED:
+        case RunStatus.QUEUED | RunStatus.WAITING | RunStatus.PAUSED:
             return f"ExecutionStatus = 'Running' AND {said}"
         case RunStatus.FAILED:
             return "ExecutionStatus = 'Failed'"
@@ -211,7 +232,7 @@ def _has_status(wanted: RunStatus) -> str:
             return "ExecutionStatus = 'Terminated'"
         case RunStatus.TIMED_OUT:
             return f"(ExecutionStatus = 'TimedOut' OR (ExecutionStatus = 'Completed' AND {said}))"
-        case RunStatus.COMPLETED | RunStatus.MAX_STEPS | RunStatus.REJECTED:
+        case RunStatus.COMPLETED | RunStatus.MAX_STEPS | RunStatus.REJECTED | RunStatus.OUT_OF_BUDGET:
             return f"ExecutionStatus = 'Completed' AND {said}"
 
 

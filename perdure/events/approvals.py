@@ -58,13 +58,13 @@ class ApprovalLog:
             step=_step(record.approval_id),
             approval_id=record.approval_id,
             tool=record.tool,
-            question="outcome" if "-outcome-" in record.approval_id else "call",
+            question=_question(record.approval_id),
         )
         if approval is None:  # decided at once: the memo never showed it pending
             return asked
         return asked.model_copy(
             update={
-                "step": approval.step,
+                "step": approval.step if approval.kind != "budget" else None,
                 "question": approval.kind,
                 "arguments": approval.arguments,
                 "digest": approval.digest,
@@ -129,6 +129,12 @@ _KINDS: Final[dict[str, ChangeKind]] = {
     "withdrawn": "approval.withdrawn",
     "ignored": "approval.ignored",
 }
+
+
+def _question(approval_id: str) -> Literal["call", "outcome", "budget"]:
+    if "-outcome-" in approval_id:
+        return "outcome"
+    return "budget" if approval_id.startswith("budget-") else "call"
 
 
 def _step(approval_id: str) -> int | None:

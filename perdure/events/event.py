@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from perdure.agent import Limits
 from perdure.approval import ArgumentChange
+from perdure.budget import Refusal
 from perdure.contracts import Finish, RunError, RunStatus, SkippedModel, Totals, Usage
 from perdure.messages import Frozen, JsonObject
 
@@ -123,9 +124,73 @@ class RunEnded(Event):
     error: RunError | None = None
     totals: Totals = Totals()
     reason: str = ""
-    """Why it was terminated, in the words of whoever did."""
+    """Why it stopped early; of a terminated run, in the words of whoever did that."""
     by: str = ""
     """Identity of the client that terminated it."""
+    refusal: Refusal | None = None
+    """Of a run that is out of budget: of which one."""
+
+
+class RunQueued(Event):
+    """The run waits for its place, as only so many may be open at once; it begins when it is admitted."""
+
+    kind: Literal["run.queued"] = "run.queued"
+    limits: dict[str, int] = Field(default_factory=dict)
+    """How many runs may be open, by whom they are counted for: `org`, `user ann`."""
+
+
+class RunAdmitted(Event):
+    """The run has its place, and begins."""
+
+    kind: Literal["run.admitted"] = "run.admitted"
+    waited: timedelta | None = None
+    """Since it was started, where that is known."""
+
+
+class BudgetReserved(Event):
+    """The ledger has put money aside for the run's next model calls, in each budget that counts it."""
+
+    kind: Literal["budget.reserved"] = "budget.reserved"
+    amount_usd: Decimal
+
+
+class BudgetRefused(Event):
+    """A budget had no room for the next model call, which was not made."""
+
+    kind: Literal["budget.refused"] = "budget.refused"
+    budget: str
+    per: Literal["run", "day", "month"]
+    subject: str = ""
+    """Who has it: `org`, `user ann`, `agent support`; empty for the run's own."""
+    cap_usd: Decimal
+    spent_usd: Decimal
+    reserved_usd: Decimal = Decimal(0)
+    """By other runs."""
+    needed_usd: Decimal
+    """What the next call costs at worst."""
+    resets_at: datetime | None = None
+    """When the next period begins."""
+    ledger_full: bool = False
+    """The ledger cannot keep count for another subject."""
+    reason: str
+    """All of it in words."""
+
+
+class BudgetRaised(Event):
+    """Somebody put more money into a budget."""
+
+    kind: Literal["budget.raised"] = "budget.raised"
+    budget: str
+    amount_usd: Decimal | None = None
+    by: str = ""
+
+
+class BudgetDowngraded(Event):
+    """The run goes on with the agent's cheaper model."""
+
+    kind: Literal["budget.downgraded"] = "budget.downgraded"
+    model: str
+    """`provider:model`."""
 
 
 class RunHeld(Event):
@@ -282,8 +347,8 @@ class ApprovalAsked(Event):
     kind: Literal["approval.asked"] = "approval.asked"
     approval_id: str
     tool: str
-    question: Literal["call", "outcome"] = "call"
-    """`call`: may it run? `outcome`: what became of it?"""
+    question: Literal["call", "outcome", "budget"] = "call"
+    """`call`: may it run? `outcome`: what became of it? `budget`: may more be spent?"""
     arguments: JsonObject = Field(default_factory=dict)
     digest: str = ""
     reason: str = ""
@@ -385,6 +450,12 @@ RunEvent = Annotated[
     | RunReset
     | RunCancelRequested
     | RunEnded
+    | RunQueued
+    | RunAdmitted
+    | BudgetReserved
+    | BudgetRefused
+    | BudgetRaised
+    | BudgetDowngraded
     | RunHeld
     | MessageReceived
     | ModelCalled

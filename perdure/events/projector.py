@@ -26,9 +26,11 @@ from temporalio.api.history.v1 import (
     WorkflowTaskTimedOutEventAttributes,
 )
 
+from perdure.budget import BudgetMemo
 from perdure.contracts import ApprovalsMemo, Decision, RunError, RunInput, RunResult, RunStatus, SteeringMemo
 from perdure.events.activities import Activities
 from perdure.events.approvals import ApprovalLog
+from perdure.events.budgets import BudgetLog
 from perdure.events.event import (
     RunCancelRequested,
     RunContinued,
@@ -43,7 +45,8 @@ from perdure.events.notices import NoticeLog
 from perdure.events.payloads import CarriedRun, read, read_first, short_name
 from perdure.events.stamp import Stamp
 from perdure.events.steering import SteeringLog
-from perdure.search_attributes import MEMO_APPROVALS, MEMO_RESULT, MEMO_STEERING
+from perdure.ledger.contracts import ANSWER_SIGNAL, LedgerAnswer
+from perdure.search_attributes import MEMO_APPROVALS, MEMO_BUDGET, MEMO_RESULT, MEMO_STEERING
 
 _HARMLESS_TASK_FAILURES: Final = (
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,  # a signal came in between: done again
@@ -65,6 +68,7 @@ class Projector:
         self._approvals = ApprovalLog()
         self._steering = SteeringLog()
         self._notices = NoticeLog()
+        self._budgets = BudgetLog()
         self._memo_result: RunResult | None = None
 
     def feed(self, event: HistoryEvent) -> tuple[RunEvent, ...]:
@@ -99,6 +103,7 @@ class Projector:
             session_id=run.session_id,
             metadata=run.metadata,
         )
+        yield from self._budgets.begin(run.terms, stamp)
 
     def _activity(self, attributes: Proto, stamp: Stamp) -> Iterator[RunEvent]:
         yield from self._activities.feed(attributes, stamp)
@@ -113,8 +118,13 @@ class Projector:
             yield from self._approvals.feed(memo, stamp)
         if steered := read(fields.get(MEMO_STEERING), SteeringMemo):
             yield from self._steering.feed(steered, stamp)
+        if budget := read(fields.get(MEMO_BUDGET), BudgetMemo):
+            yield from self._budgets.feed(budget, stamp)
 
     def _signaled(self, signaled: WorkflowExecutionSignaledEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
+        if signaled.signal_name == ANSWER_SIGNAL:
+            yield from self._budgets.hear(read_first(signaled.input, LedgerAnswer), stamp)
+            return
         decision = read_first(signaled.input, Decision)
         yield SignalReceived(
             id=stamp.next_id(),
@@ -195,8 +205,9 @@ class Projector:
             output=(result.output if result else None) or self._activities.last_words or None,
             error=(result.error if result else None) or error,
             totals=result.totals if result else self._activities.totals,
-            reason=reason,
+            reason=(result.reason if result else "") or reason,
             by=by,
+            refusal=result.refusal if result else None,
         )
 
 

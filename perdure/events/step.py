@@ -61,7 +61,7 @@ class StepApproval(Frozen):
     """A question to a human about a step, and what became of it."""
 
     approval_id: str
-    question: Literal["call", "outcome"] = "call"
+    question: Literal["call", "outcome", "budget"] = "call"
     reason: str = ""
     """Why a human is asked."""
     asked_at: datetime

@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+from benchmarks.budget import against_a_cap
 from benchmarks.history import growth_exponent
 from benchmarks.report import Figure, Report
+from benchmarks.stage import open_stage
+from perdure.contracts import RunStatus
 
 
 def test_a_missed_goal_is_told() -> None:
@@ -50,3 +53,16 @@ def test_organisations_take_turns() -> None:
 
     assert found.returncode == 0, found.stdout + found.stderr
     assert "without fairness keys: until done" in found.stdout
+
+
+async def test_a_budget_holds_while_workers_are_killed() -> None:
+    """Whatever dies meanwhile, what is settled is what the runs cost, within the cap, and nothing stays reserved."""
+    async with open_stage() as stage:
+        crowd = await against_a_cap(stage, runs=20, kill_every=2, kills=3)
+
+    assert crowd.kills == 3
+    assert {result.status for result in crowd.results} <= {RunStatus.COMPLETED, RunStatus.OUT_OF_BUDGET}
+    assert RunStatus.OUT_OF_BUDGET in {result.status for result in crowd.results}
+    assert crowd.standing.spent_usd == crowd.cost <= crowd.cap
+    assert crowd.standing.reserved_usd == 0
+    assert (crowd.view.waiting_runs, crowd.view.queued_runs) == (0, 0)

@@ -327,3 +327,27 @@ async def test_a_list_cut_short_by_its_reader_ends_quietly(desk: Desk) -> None:
     out, err = await process.communicate()
 
     assert (out, err) == (b"[", b"")
+
+
+async def test_what_runs_cost_can_be_read_and_limited(desk: Desk) -> None:
+    """A run that could cost too much ends before its call, with an exit code of its own; usage adds up the rest."""
+    org = f"org-{uuid.uuid4().hex[:8]}"
+    stopped = await desk.perdure("run", "support", QUESTION, "--limit", "max_cost_usd=0.000001", "--wait", "--org", org)
+    done = await desk.perdure("run", "support", QUESTION, "--wait", "--org", org, "--user", "ann")
+    shown = await desk.perdure("runs", "show", stopped.err.split()[1])
+    listed = await desk.perdure("runs", "list", "--status", "out_of_budget", "--org", org, "--json")
+    table = await desk.perdure("usage", "--org", org, "--by", "user,model")
+    written = await desk.perdure("usage", "--org", org, "--by", "user", "--csv")
+    wrong = await desk.perdure("usage", "--by", "team")
+
+    assert (stopped.code, done.code) == (8, 0), (stopped.err, done.err)
+    assert "no budget  max_cost_usd" in shown.out
+    assert "budget 'max_cost_usd': of $0.000001 for this run" in " ".join(shown.out.split())
+    assert len(json.loads(listed.out)) == 1
+    assert "ann" in table.out
+    assert table.out.splitlines()[-1].startswith("total")
+    header, row = written.out.splitlines()
+    assert header.startswith("user,calls,input_tokens")
+    assert row.startswith("ann,")
+    assert wrong.code == 2
+    assert "group_by.0" in wrong.err

@@ -26,14 +26,17 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, Limits
+from perdure.budget import Line, Place, Rate, Terms
 from perdure.codec import data_converter
-from perdure.contracts import Finish, PendingApproval
+from perdure.contracts import Finish, PendingApproval, RunStatus
 from perdure.guard import KEYS
-from perdure.history import export, fetch_executions, load
-from perdure.messages import Message
+from perdure.history import export, fetch_execution, fetch_executions, load
+from perdure.ledger.contracts import ledger_id
+from perdure.messages import Message, UserMessage
 from perdure.notification import NotificationTarget
 from perdure.policy import Permission, Policy, Rule
 from perdure.priority import Priority
+from perdure.settings import Price
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_workers.dev_server import find_temporal, server_arguments
@@ -48,16 +51,19 @@ from tests.harness import (
     pending,
     serving,
     start,
+    used,
     view,
     wish,
 )
 from tests.receiver import receiving, status
 
 HISTORIES: Final = Path(__file__).parent / "histories"
+LEDGERS: Final = Path(__file__).parent / "ledgers"
+"""Histories of ledgers, which live longer than any run."""
 IDENTITY: Final = "recorder"
 
 
-def shop() -> App:
+def shop(**changes: Any) -> App:
     """An app with a reliable tool, one that needs a second attempt, and one that is lost the first time."""
     app = App()
     failed: set[str] = set()
@@ -86,7 +92,7 @@ def shop() -> App:
             raise ConnectionResetError("the bank hung up")
         return f"refunded {amount} of {order_id}"
 
-    app.add(agent(name="support", tools=("find_order", "read_policy", "refund_order")))
+    app.add(agent(name="support", tools=("find_order", "read_policy", "refund_order"), **changes))
     return app
 
 
@@ -212,6 +218,42 @@ async def outage(client: Client) -> Handle:
     return handle
 
 
+async def governed(client: Client) -> Handle:
+    """A run that waits in line, reserves, gives back while a human is asked, is refused, and is allowed more."""
+    app = shop(on_budget="ask", max_output_tokens=1000)
+    look = used(wish(("find_order", {"order_id": "1042"})), input_tokens=900, output_tokens=100)
+    rejected = used(wish(("refund_order", {"order_id": "1042", "amount": "1000"})), input_tokens=900, output_tokens=100)
+    said = used(answer("It is on its way."), input_tokens=900, output_tokens=100)
+    let_go = asyncio.Event()
+
+    async def script(messages: list[Message]) -> ProviderReply:
+        if messages[0] == UserMessage(text="first"):
+            await let_go.wait()
+            return said
+        return in_turns(look, rejected, look, said)(messages)  # type: ignore[return-value]  # it waits for nothing
+
+    model = "in-process:scripted"
+    terms = Terms(
+        lines=(Line(budget="daily", per="day", subject="org", usd=Decimal("0.7")),),
+        places=(Place(subject="org", most=1),),
+        rates={model: Rate(input=Decimal(100), output=Decimal(100))},
+    )
+    prices = {model: Price(input=Decimal(100), output=Decimal(100))}
+    async with serving(client, app, InProcessModel(script), prices=prices) as settings:
+        first = await start(client, app, settings, text="first", org="acme", user="ann", terms=terms)
+        await eventually(lambda: _status(first, RunStatus.RUNNING), what="the first run's place")
+        handle = await start(client, app, settings, text="Where is it?", org="acme", user="ann", terms=terms)
+        await eventually(lambda: _status(handle, RunStatus.QUEUED), what="the line")
+        let_go.set()
+        [refund] = await pending(handle)
+        await handle.signal("reject", {"approval_id": refund.approval_id, "decided_by": "bob", "reason": "too much"})
+        [budget] = await eventually(lambda: _asked_for_money(handle), what="the question for money")
+        more = {"approval_id": budget.approval_id, "decided_by": "ann", "amount_usd": "2"}
+        await handle.signal("approve", more)
+        await handle.result()
+    return handle
+
+
 async def rated(client: Client) -> Handle:
     """A run whose model, and one of whose tools, have a rate, and which asks that tool the same question twice."""
     app = App(provider_rates={"in-process": "100/s"})
@@ -278,6 +320,7 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "outage": outage,
     "rated": rated,
     "notified": notified,
+    "governed": governed,
 }
 SUGGESTING: Final = (
     "--dynamic-config-value",
@@ -300,6 +343,10 @@ async def record(names: Sequence[str]) -> None:
         ) as env:
             handle = await RECORDINGS[name](env.client)
             histories = await fetch_executions(env.client, handle.id)
+            if name == "governed":
+                ledger = env.client.get_workflow_handle(ledger_id("acme"))
+                execution_id = (await ledger.describe()).run_id
+                _write(name, [await fetch_execution(env.client, ledger.id, execution_id)], folder=LEDGERS)
         _write(name, histories)
     if "everything" in names:
         _write("departed", depart(load((HISTORIES / "everything.json").read_text())))
@@ -320,11 +367,19 @@ async def _outcome_question(handle: Handle) -> PendingApproval:
     return questions[0]
 
 
-def _write(name: str, histories: list[WorkflowHistory]) -> None:
+async def _status(handle: Handle, status: RunStatus) -> bool:
+    return (await view(handle)).status is status
+
+
+async def _asked_for_money(handle: Handle) -> list[PendingApproval]:
+    return [asked for asked in (await view(handle)).pending_approvals if asked.kind == "budget"]
+
+
+def _write(name: str, histories: list[WorkflowHistory], *, folder: Path = HISTORIES) -> None:
     for history in histories:
         for event in history.events:
             _forget_stack_traces(event)
-    path = HISTORIES / f"{name}.json"
+    path = folder / f"{name}.json"
     path.write_text(export(histories) + "\n")
     print(f"{path.name}: {sum(len(history.events) for history in histories)} events")
 

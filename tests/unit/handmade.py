@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from temporalio.api.history.v1 import HistoryEvent
 
 from perdure.agent import AgentSpec
+from perdure.budget import Terms
 from perdure.contracts import (
     ApprovalsMemo,
     Finish,
@@ -33,13 +34,14 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 class Handmade:
     """A history in the making, and the events that a projector derives from it."""
 
-    def __init__(self, *, execution: int = 0, state: BaseModel | None = None) -> None:
+    def __init__(self, *, execution: int = 0, state: BaseModel | None = None, terms: Terms | None = None) -> None:
         """Begin with WorkflowExecutionStarted."""
         self.projector = Projector(execution)
         self.events: list[RunEvent] = []
+        self.history: list[HistoryEvent] = []
         self.length = 0
         spec = AgentSpec(name="support", version="3", model="anthropic:claude")
-        started = RunInput(spec=spec, input="help me", user="ann").model_dump(mode="json")
+        started = RunInput(spec=spec, input="help me", user="ann", terms=terms).model_dump(mode="json")
         if state:
             started["state"] = state.model_dump(mode="json")
         self.add("workflow_execution_started", input=_arguments(started))
@@ -51,6 +53,7 @@ class Handmade:
         event.event_time.FromDatetime(self.now)
         ParseDict(attributes, getattr(event, f"{kind}_event_attributes"), ignore_unknown_fields=False)
         getattr(event, f"{kind}_event_attributes").SetInParent()
+        self.history.append(event)
         self.events += self.projector.feed(event)
         return self.length
 
@@ -99,8 +102,15 @@ class Handmade:
 
     def memo(self, approvals: ApprovalsMemo) -> int:
         """Write the memo field `approvals`."""
-        fields = {"approvals": payload(approvals)}
-        return self.add("workflow_properties_modified", upsertedMemo={"fields": fields})
+        return self.remember("approvals", approvals)
+
+    def remember(self, field: str, value: BaseModel) -> int:
+        """Write a field of the memo."""
+        return self.add("workflow_properties_modified", upsertedMemo={"fields": {field: payload(value)}})
+
+    def signal(self, name: str, content: BaseModel | dict[str, Any]) -> int:
+        """Have a signal arrive."""
+        return self.add("workflow_execution_signaled", signalName=name, input=_arguments(content))
 
 
 def model_call(step: int, *, tail: tuple[TailMessage, ...] = ()) -> ModelCall:

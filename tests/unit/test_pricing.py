@@ -6,8 +6,10 @@ from decimal import Decimal
 
 import pytest
 
+from perdure.budget import Rate
 from perdure.contracts import Finish, Usage
 from perdure.messages import AssistantMessage, JsonObject
+from perdure.prices import PRICED_BY, worst_rates
 from perdure.settings import Price
 from perdure_activities.pricing import price
 from perdure_activities.providers import anthropic_messages, openai_chat, openai_responses
@@ -15,6 +17,7 @@ from perdure_activities.providers.anthropic_messages import AnthropicMessages
 from perdure_activities.providers.openai_chat import OpenAIChat
 from perdure_activities.providers.openai_responses import OpenAIResponses
 from perdure_activities.providers.provider import Provider, ProviderReply
+from perdure_activities.providers.registry import default_providers
 
 ANTHROPIC_USAGE = {
     "input_tokens": 100,
@@ -152,3 +155,46 @@ def test_a_dearer_service_tier_is_priced_as_such() -> None:
 
     assert cost is not None
     assert cost > Decimal("0.001575")
+
+
+PRIVATE = {"openai-chat:mine": Price(input=Decimal(1), output=Decimal(4), cache_write=Decimal(2))}
+
+
+@pytest.mark.parametrize(
+    ("reference", "rate"),
+    [
+        # Writing to the one-hour cache, with more than 200,000 tokens: 6 doubled; output in that tier.
+        ("anthropic:claude-sonnet-4-5", Rate(input=Decimal(12), output=Decimal("22.5"))),
+        # A project may have the service tier 'priority' as its default, at twice the price.
+        ("openai:gpt-5", Rate(input=Decimal("2.5"), output=Decimal(20))),
+        ("openai-chat:mine", Rate(input=Decimal(2), output=Decimal(4))),
+    ],
+)
+def test_the_worst_rate_is_the_dearest_that_tokens_can_have(reference: str, rate: Rate) -> None:
+    """Cache writes, tiers of length and of service count with their highest price."""
+    assert worst_rates([reference], overrides=PRIVATE) == {reference: rate}
+
+
+def test_a_model_without_a_price_has_no_worst_rate() -> None:
+    """Nothing is assumed of a model, or a provider, that nobody has a price for."""
+    assert worst_rates(["openai:my-own", "in-process:x", "anthropic:claude-mythos-1"], overrides={}) == {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference"),
+    [(ANTHROPIC, "anthropic:claude-sonnet-4-5"), (RESPONSES, "openai:gpt-5"), (CHAT, "openai-chat:gpt-5")],
+)
+def test_no_reply_costs_more_than_at_worst(reply: ProviderReply, reference: str) -> None:
+    """What a call costs in the end is within what was to be kept free for it."""
+    provider = default_providers()[reference.partition(":")[0]]
+
+    [rate] = worst_rates([reference], overrides={}).values()
+    cost = price(reply, model_reference=reference, provider=provider, overrides={})
+
+    assert cost is not None
+    assert cost <= rate.cost(input_tokens=reply.usage.input_tokens, output_tokens=reply.usage.output_tokens)
+
+
+def test_every_provider_has_its_prices() -> None:
+    """The table of who is priced by whose list says what the providers themselves say."""
+    assert {prefix: provider.price_id for prefix, provider in default_providers().items()} == PRICED_BY

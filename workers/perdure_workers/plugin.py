@@ -23,6 +23,7 @@ from perdure_activities.audit.activity import AuditActivities
 from perdure_activities.breaker import Breaker, breaker_for
 from perdure_activities.deliveries import Deliveries
 from perdure_activities.grants import GrantActivities
+from perdure_activities.ledger import deliver_answers, inspect_holders, open_ledger, read_calendar
 from perdure_activities.model import ModelActivities
 from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
@@ -39,6 +40,8 @@ from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
 from perdure_workflows.delivery import Delivery
 from perdure_workflows.grant import StandingGrant
+from perdure_workflows.ledger import Ledger
+from perdure_workflows.ledger_page import LedgerPage
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -112,7 +115,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery],
+            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -122,6 +125,10 @@ class Perdure(SimplePlugin):
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
                 deliveries.deliver,
+                open_ledger,
+                read_calendar,
+                deliver_answers,
+                inspect_holders,
             ],
             interceptors=[Observation(app)],
             workflow_runner=strict,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rich.console import Console
 from rich.text import Text
@@ -16,11 +16,15 @@ from perdure.contracts import Finish, RunStatus
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,
+    BudgetDowngraded,
+    BudgetRaised,
+    BudgetRefused,
     GrantChanged,
     MessageReceived,
     ModelFailed,
     ModelReplied,
     NoticeChanged,
+    RunAdmitted,
     RunCancelRequested,
     RunContinued,
     RunEnded,
@@ -41,8 +45,11 @@ from perdure.events import (
 )
 from perdure.events.event import Attempted
 from perdure_workers.plain_text import bill, block, call, line, money, span, tokens
+from perdure_workers.standstill import Standstill
 
 _INDENT = 25
+_NOTABLE = timedelta(seconds=1)
+"""A shorter wait for a place is none."""
 _WRAPPED = 300
 """Characters of a text that may take several lines, as its end matters."""
 _STYLES = {
@@ -65,6 +72,11 @@ _STYLES = {
     "refused": "red",
     "ignored": "yellow",
     "paused": "bold yellow",
+    "admitted": "green",
+    "no budget": "bold red",
+    "raised": "green",
+    "downgraded": "yellow",
+    "out_of_budget": "bold red",
     "resumed": "green",
     "message": "magenta",
     "untold": "yellow",
@@ -85,10 +97,12 @@ class Timeline:
         self._log = StepLog()
         self._began: datetime | None = None
         self._paused = False
+        self._standstill = Standstill()
 
     def add(self, event: RunEvent) -> None:
         """Print what the event says, if it is worth a line."""
         self._log.add(event)
+        self._standstill.add(event)
         self._began = self._began or event.at
         match event:
             case RunStarted():
@@ -114,6 +128,9 @@ class Timeline:
                 self._grant(event)
             case RunHeld():
                 self._hold(event)
+            case BudgetRefused():
+                self._row(event, "no budget", event.budget, f"{money(event.spent_usd)} of {money(event.cap_usd)}")
+                self._detail(event.reason)
             case MessageReceived():
                 self._row(event, "message", f"from {event.sender or '(nobody)'}")
                 self._excerpt(f"“{line(event.text)}”")
@@ -138,10 +155,11 @@ class Timeline:
     def under_way(self) -> str:
         """What the run does at this moment, in a few words."""
         steps = [step for step in self._log.steps if not step.status.ended]
-        doing = ", ".join(_doing(step) for step in steps)
+        waits = self._standstill.waits
+        doing = f"waits for {waits}" if waits else ", ".join(_doing(step) for step in steps)
         if self._paused:
             return f"the run is paused; {doing}" if doing else "the run is paused"
-        return doing or "the run goes on"
+        return f"the run {doing}" if waits else doing or "the run goes on"
 
     def _title(self, event: RunStarted) -> None:
         self._console.print(
@@ -183,7 +201,7 @@ class Timeline:
 
     def _approval(self, event: ApprovalAsked | ApprovalChanged) -> None:
         if isinstance(event, ApprovalAsked):
-            self._row(event, "ask", call(event.tool, event.arguments))
+            self._row(event, "ask", "more money" if event.question == "budget" else call(event.tool, event.arguments))
             self._detail(f"approval {event.approval_id}: {event.reason}")
             return
         word = event.kind.removeprefix("approval.")
@@ -197,7 +215,8 @@ class Timeline:
         to = f" to {', '.join(event.approvers) or 'everyone'}" if event.kind == "approval.escalated" else ""
         more = f", {event.missing} more needed" if event.missing else ""
         reason = f": {event.reason}" if event.reason else ""
-        self._row(event, word, f"{event.tool}{to}{by}{waited}{edited}{more}{reason}")
+        what = event.tool or "more money"
+        self._row(event, word, f"{what}{to}{by}{waited}{edited}{more}{reason}")
         for change in event.changes:
             self._detail(f"{change.path}: {change.before or '(nothing)'} → {change.after or '(nothing)'}")
 
@@ -225,7 +244,7 @@ class Timeline:
         self._row(event, event.status.value, steps, f"{tokens(totals.usage)}  {bill(totals)}  {took}")
         if event.error:
             self._detail(f"{event.error.type}: {event.error.message}")
-        if event.reason:
+        if event.reason and not event.refusal:  # what a budget refused was shown
             self._detail(event.reason)
         if event.output:
             self._console.print()
@@ -301,6 +320,12 @@ def _remark(event: RunEvent) -> tuple[str, str] | None:
     match event:
         case SignalReceived() if event.name not in ("approve", "reject", "revoke", "message", "pause", "resume"):
             return "signal", f"{event.name} from {event.sender}"
+        case RunAdmitted() if event.waited is not None and event.waited >= _NOTABLE:
+            return "admitted", f"after {span(event.waited)} in line"
+        case BudgetRaised():
+            return "raised", f"budget {event.budget}, by {money(event.amount_usd)}, by {event.by}"
+        case BudgetDowngraded():
+            return "downgraded", f"goes on with {event.model}"
         case WorkerTrouble():
             return "worker", event.error
         case NoticeChanged(kind="notice.delivered"):

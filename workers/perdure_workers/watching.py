@@ -16,6 +16,7 @@ from perdure.events import ModelReplied, RunEnded, RunEvent, RunHeld, StepLog, S
 from perdure.history import follow_events
 from perdure.redaction import SECRETS, Redactor
 from perdure_workers.plain_text import bill, line, tokens
+from perdure_workers.standstill import Standstill
 
 PATIENCE: Final = timedelta(seconds=60)
 """How long the server may be away before watching a run is given up."""
@@ -57,10 +58,12 @@ class Progress:
         self._totals = Totals()
         self._end: RunEnded | None = None
         self._paused = False
+        self._standstill = Standstill()
 
     def add(self, event: RunEvent) -> None:
         """Take in the next event."""
         self._log.add(event)
+        self._standstill.add(event)
         if isinstance(event, ModelReplied):
             priced = event.cost_usd is not None
             self._totals = self._totals.model_copy(
@@ -91,6 +94,8 @@ class Progress:
     def _doing(self) -> str:
         if self._paused:
             return "is paused"
+        if self._standstill.waits:
+            return f"waits for {self._standstill.waits}"
         open_steps = [step for step in self._log.steps if not step.status.ended]
         waiting = [line(step.name) for step in open_steps if step.status is StepStatus.WAITING]
         if waiting:

@@ -11,8 +11,8 @@ from temporalio.worker import Worker
 
 from perdure.app import App
 from perdure.connection import connect, ensure_search_attributes
+from perdure.prices import load_catalogue
 from perdure.settings import Settings
-from perdure_activities.pricing import load_catalogue
 from perdure_activities.providers.registry import preload
 from perdure_workers.auditing import check_audit
 from perdure_workers.plugin import Perdure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn
@@ -16,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic_core import to_json
 
     from perdure.agent import AgentSpec
+    from perdure.budget import Refusal
     from perdure.contracts import (
         MAX_REPLY_BYTES,
         WORKFLOW_NAME,
@@ -43,7 +45,9 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.notices import Notices
     from perdure_workflows.options import model_options, transcript_options
     from perdure_workflows.publication import Publication
+    from perdure_workflows.purse import Purse
     from perdure_workflows.questions import RunFailsError
+    from perdure_workflows.shortfall import Shortfall
     from perdure_workflows.signals import NO_PAYLOAD
     from perdure_workflows.state import Call, RunArguments, RunState
     from perdure_workflows.steering import Steering
@@ -85,6 +89,10 @@ class AgentRun:
         self._spec_digest = arguments.spec.digest()
         self._notices = Notices(arguments)
         self._publication = Publication(self._state, self._approvals, self._steering, self._notices)
+        self._purse = Purse(arguments, self._state, self._transcript)
+        self._shortfall = Shortfall(
+            arguments, self._state, self._purse, self._approvals, self._steering, self._publication
+        )
         self._alarm: asyncio.Task[None] | None = None
         if arguments.state is None:
             self._say(arguments.input)
@@ -121,13 +129,17 @@ class AgentRun:
             await workflow.wait_condition(loop.done, timeout=remaining, timeout_summary="the run's deadline")
         except TimeoutError:
             if await self._interrupt(loop):
+                await self._purse.close()
                 return self._stop(RunStatus.TIMED_OUT, why="the run reached its time limit")
         except asyncio.CancelledError:
             if await self._interrupt(loop):
+                await self._purse.close()
                 self._stop(RunStatus.CANCELLED, why="the run was cancelled")
                 raise
         finally:
             showing.cancel()
+        if not loop.cancelled() and isinstance(loop.exception(), Exception):  # not to continue as new, with the purse
+            await self._purse.close()
         return loop.result()
 
     async def _let_notices_start(self) -> None:
@@ -141,26 +153,38 @@ class AgentRun:
             self._publication.steering()
 
     async def _loop(self) -> RunResult:
+        await self._enter()
         while True:
             await self._pass_gate()
             if self._state.calls:
                 await self._answer_calls()
                 if self._state.rejected:
+                    await self._purse.close()
                     return self._stop(RunStatus.REJECTED, why="the run was stopped by a rejection")
             elif self._is_answered:
-                return self._stop(RunStatus.COMPLETED, output=self._state.answer)
+                await self._purse.close()
+                if self._is_answered:  # nobody has spoken meanwhile
+                    return self._stop(RunStatus.COMPLETED, output=self._state.answer)
             else:
                 if self._state.totals.steps >= self._arguments.limits.max_steps:
+                    await self._purse.close()
                     return self._stop(RunStatus.MAX_STEPS, why="the run reached its step limit")
                 await self._adopt_if_due()
                 if self._steering.paused is None:  # it may have been paused meanwhile
                     self._hear_people()
-                    reply = await self._call_model()
-                    if isinstance(reply, RunError):
-                        return self._stop(RunStatus.COMPLETED, output=self._arguments.spec.outage_message, error=reply)
-                    self._hear(reply)
-                    if not self._is_answered:
-                        raise_if_cancelled()
+                    if refusal := await self._cover_call():
+                        if why := await self._meet(refusal):
+                            await self._purse.close()
+                            return self._stop(RunStatus.OUT_OF_BUDGET, why=why, refusal=refusal)
+                    elif self._steering.paused is None:
+                        reply = await self._call_model()
+                        if isinstance(reply, RunError):
+                            await self._purse.close()
+                            apology = self._arguments.spec.outage_message
+                            return self._stop(RunStatus.COMPLETED, output=apology, error=reply)
+                        self._hear(reply)
+                        if not self._is_answered:
+                            raise_if_cancelled()
             if not self._turn_is_open and self._should_continue_as_new():
                 self._continue_as_new()
 
@@ -169,15 +193,39 @@ class AgentRun:
         """Whether nothing is left but to end the run with the model's answer."""
         return self._state.answer is not None and not self._steering.paused and not self._steering.has_messages
 
+    async def _enter(self) -> None:
+        """Wait until the run has its place among the open ones."""
+        if self._purse.queued:
+            self._publication.doing("Waits for its place: as many runs are open as may be.")
+            await self._purse.enter()
+            self._publication.admitted()
+
+    async def _cover_call(self) -> Refusal | None:
+        """Return the budget that has no room for the next model call, if one has none."""
+        if model := self._purse.unpriced_model:
+            why = f"nobody has a price for {model!r}, and the policy lets no model be called without one"
+            self._fail(RunError(type="model_unpriced", message=why))
+        return await self._purse.cover()
+
+    async def _meet(self, refusal: Refusal) -> str | None:
+        """Do what is to be done about a budget without room; return why the run is to end, if it is."""
+        try:
+            return await self._shortfall.meet(refusal, wait=self._wait_until)
+        except RunFailsError as error:
+            self._fail(error.error)
+
     async def _pass_gate(self) -> None:
-        """Wait while the run is paused, without losing what earlier executions hold or outgrowing this one."""
-        while self._steering.paused is not None:
+        """Wait while the run is paused."""
+        await self._wait_until(lambda: self._steering.paused is None)
+
+    async def _wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait for people, without losing what earlier executions hold or outgrowing this one."""
+        while not holds():
+            await self._purse.rest()
             if self._should_continue_as_new():
                 self._continue_as_new()
             self._set_alarm()
-            await workflow.wait_condition(
-                lambda: self._steering.paused is None or self._adoption_is_due() or self._should_continue_as_new()
-            )
+            await workflow.wait_condition(lambda: holds() or self._adoption_is_due() or self._should_continue_as_new())
             await self._adopt_if_due()
 
     @property
@@ -224,6 +272,11 @@ class AgentRun:
         """Go on after a pause."""
         self._steering.resume(hold, now=workflow.now())
 
+    @workflow.signal(description="an answer of the organisation's ledger")
+    def ledger(self, answer: RawValue = NO_PAYLOAD) -> None:
+        """Have what was reserved, or know why not."""
+        self._purse.receive(answer)
+
     @workflow.query
     def view(self) -> RunView:
         """Return the run as it is now."""
@@ -242,7 +295,7 @@ class AgentRun:
     async def _call_model(self) -> ModelReply | RunError:
         """Return the model's reply; or why there is none, if the agent then has a message of its own to answer."""
         step = self._next_step()
-        self._publication.doing(f"**Step {step}**: the model `{self._arguments.spec.model}` is answering.")
+        self._publication.doing(f"**Step {step}**: the model `{self._purse.model}` is answering.")
         call = ModelCall(
             step=step,
             agent=self._arguments.spec.name,
@@ -254,9 +307,10 @@ class AgentRun:
             timeout=self._arguments.limits.model_timeout,
             denied=self._state.denied,
             unfinished=self._state.unfinished_text[-MAX_REMEMBERED:] if self._arguments.spec.output_guard else "",
+            model=self._purse.model if self._purse.downgraded else "",
         )
         self._state.denied = {}
-        options = model_options(self._arguments.spec, self._arguments.limits, step=step)
+        options = model_options(self._purse.spec, self._arguments.limits, step=step)
         try:
             return await workflow.execute_activity(call_model, call, **options)
         except ActivityError as error:
@@ -280,6 +334,7 @@ class AgentRun:
         self._state.totals = self._state.totals.with_reply(reply)
         message = reply.message
         self._transcript.append(message)
+        self._purse.pay(reply)
         self._state.tail = []
         self._state.model_worker = reply.worker
         unfinished = self._state.unfinished_text
@@ -331,6 +386,8 @@ class AgentRun:
             while not all(task.done() for task in tasks):
                 await self._something_happens(tasks)
                 self._publication.approvals()
+                if self._tool_calls.waiting and self._only_humans_left(tasks):
+                    await self._purse.rest()
                 if self._need_not_wait(tasks) or any(_failure_of(task) for task in tasks):
                     break
                 await self._adopt_if_due()
@@ -376,8 +433,10 @@ class AgentRun:
 
     def _need_not_wait(self, tasks: list[asyncio.Task[None]]) -> bool:
         """Whether only humans are left to wait for, and either the run is over or another execution can do that."""
-        only_humans_left = self._tool_calls.waiting == sum(not task.done() for task in tasks)
-        return only_humans_left and (self._state.rejected or self._should_continue_as_new())
+        return self._only_humans_left(tasks) and (self._state.rejected or self._should_continue_as_new())
+
+    def _only_humans_left(self, tasks: list[asyncio.Task[None]]) -> bool:
+        return self._tool_calls.waiting == sum(not task.done() for task in tasks)
 
     def _close_turn(self) -> None:
         calls, self._state.calls = self._state.calls, []
@@ -388,7 +447,13 @@ class AgentRun:
         self._approvals.close_turn()
 
     def _stop(
-        self, status: RunStatus, *, why: str = "", output: str | None = None, error: RunError | None = None
+        self,
+        status: RunStatus,
+        *,
+        why: str = "",
+        output: str | None = None,
+        error: RunError | None = None,
+        refusal: Refusal | None = None,
     ) -> RunResult:
         """End the run: nothing stays open, and the record is complete."""
         if self._state.calls:
@@ -402,6 +467,8 @@ class AgentRun:
             error=error,
             totals=self._state.totals,
             denied=self._state.denied,
+            reason="" if error else why,
+            refusal=refusal,
         )
         self._publication.end(result)
         return result

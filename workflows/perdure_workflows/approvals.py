@@ -31,6 +31,8 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.state import ApprovalsState, Verdict
 
 MAX_RECORDS: Final = 100
+MAX_RAISE: Final = 1_000_000_000
+"""US dollars that a human can add to a budget at once."""
 MAX_SHOWN: Final = 8 * 1024
 """Bytes of a pending call's arguments that the memo shows; lists and inboxes carry it with every run."""
 MAX_GRANTS: Final = 200
@@ -227,7 +229,8 @@ class Approvals:
 
     def _vote(self, approval: PendingApproval, decision: Decision, *, now: datetime) -> None:
         by, reason = decision.decided_by[:MAX_QUOTED], decision.reason[:MAX_QUOTED]
-        votes = (*approval.votes, Vote(by=by, at=now, reason=reason, grant=decision.grant))
+        vote = Vote(by=by, at=now, reason=reason, grant=decision.grant, amount_usd=decision.amount_usd)
+        votes = (*approval.votes, vote)
         voted = approval.model_copy(update={"votes": votes})
         if voted.missing <= 0:
             self._settle(Verdict(approved=True, decision=decision, votes=votes), now=now)
@@ -341,3 +344,18 @@ def _why_not_approve(decision: Decision, approval: PendingApproval) -> Iterator[
             yield "a grant is for calls, not for outcomes"
     elif decision.outcome is not None:
         yield "outcome is for calls whose outcome is unknown"
+    yield from _why_not_add(decision, approval)
+
+
+def _why_not_add(decision: Decision, approval: PendingApproval) -> Iterator[str]:
+    """Say why it adds nothing to a budget."""
+    if approval.kind != "budget":
+        if decision.amount_usd is not None:
+            yield "amount_usd is for budgets"
+        return
+    if decision.amount_usd is None or not 0 < decision.amount_usd <= MAX_RAISE:
+        yield "say how many US dollars are added to the budget, as in amount_usd: 5"
+    if decision.arguments is not None:
+        yield "a budget has no other arguments; say amount_usd"
+    if decision.grant is not None:
+        yield "a grant is for calls, not for budgets"

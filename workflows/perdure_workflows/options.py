@@ -32,10 +32,15 @@ DELIVERY_PATIENCE = timedelta(days=3)
 DELIVERY_LIFETIME = DELIVERY_PATIENCE + timedelta(hours=12)
 """After this Temporal ends a delivery that no worker takes up."""
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
+LEDGER_TIMEOUT = timedelta(seconds=10)
+ANSWERS_TIMEOUT = timedelta(minutes=1)
+INSPECTION_TIMEOUT = timedelta(minutes=5)
 
 _RUNTIME_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10), maximum_attempts=RUNTIME_ATTEMPTS
 )
+_LEDGER_RETRIES = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10))
+"""Without an end: nobody else would do it, and there is no run to fail."""
 
 
 class DeliveryOptions(TypedDict):
@@ -140,6 +145,33 @@ def delivery_options(notice: Notice) -> DeliveryOptions:
             initial_interval=timedelta(seconds=5), backoff_coefficient=4, maximum_interval=timedelta(hours=6)
         ),
         summary=f"deliver {notice.type}",
+    )
+
+
+def opening_options() -> ActivityOptions:
+    """For starting the ledger that a run finds closed."""
+    return _options(timeout=LEDGER_TIMEOUT, heartbeat=None, retries=_LEDGER_RETRIES, summary="open the ledger")
+
+
+def calendar_options() -> ActivityOptions:
+    """For telling the ledger which day it is."""
+    return _options(timeout=LEDGER_TIMEOUT, heartbeat=None, retries=_LEDGER_RETRIES, summary="calendar")
+
+
+def answers_options(*, count: int) -> ActivityOptions:
+    """For a batch of the ledger's answers."""
+    return _options(
+        timeout=ANSWERS_TIMEOUT,
+        heartbeat=HEARTBEAT_TIMEOUT,
+        retries=_LEDGER_RETRIES,
+        summary=f"{count} answer{'' if count == 1 else 's'}",
+    )
+
+
+def inspection_options() -> ActivityOptions:
+    """For finding out what became of runs."""
+    return _options(
+        timeout=INSPECTION_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_LEDGER_RETRIES, summary="silent runs"
     )
 
 

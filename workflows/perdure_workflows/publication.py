@@ -9,8 +9,18 @@ from __future__ import annotations
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from perdure.budget import BudgetMemo
     from perdure.contracts import RunResult, RunStatus, RunView
-    from perdure.search_attributes import APPROVALS, COST, MEMO_APPROVALS, MEMO_RESULT, MEMO_STEERING, STATUS, STEPS
+    from perdure.search_attributes import (
+        APPROVALS,
+        COST,
+        MEMO_APPROVALS,
+        MEMO_BUDGET,
+        MEMO_RESULT,
+        MEMO_STEERING,
+        STATUS,
+        STEPS,
+    )
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.notices import Notices
     from perdure_workflows.state import RunState
@@ -74,11 +84,22 @@ class Publication:
                 self._attributes()
                 self._details()
 
+    def budget(self) -> None:
+        """Show what happened to the run for its cost, if anything did."""
+        if unpublished := self._state.purse.unpublished:
+            workflow.upsert_memo({MEMO_BUDGET: BudgetMemo(changes=tuple(unpublished))})
+            unpublished.clear()
+
+    def admitted(self) -> None:
+        """Show that the run waits for its place no longer."""
+        self._attributes()
+
     def end(self, result: RunResult) -> None:
         """Show how the run ended."""
         self._result = result
         self.approvals()
         self.steering()
+        self.budget()
         if result.status is RunStatus.CANCELLED:  # Temporal keeps no result of a cancelled workflow
             workflow.upsert_memo({MEMO_RESULT: result.model_copy(update={"output": None})})
         self._attributes()
@@ -86,7 +107,10 @@ class Publication:
         self.doing(f"**{result.status}** after {result.totals.steps} steps.")
 
     def _details(self) -> None:
-        waits = [f"- `{asked.tool}` waits for a decision on `{asked.approval_id}`" for asked in self._approvals.pending]
+        waits = [
+            f"- `{asked.tool or asked.kind}` waits for a decision on `{asked.approval_id}`"
+            for asked in self._approvals.pending
+        ]
         hold = self._steering.paused
         notes = [f"- paused since {hold.at:%Y-%m-%d %H:%M:%S} UTC: no step starts"] if hold else []
         notes += waits
@@ -98,6 +122,8 @@ class Publication:
             return self._result.status
         if self._steering.paused is not None:
             return RunStatus.PAUSED
+        if self._state.purse.queued:
+            return RunStatus.QUEUED
         return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
 
     def _attributes(self) -> None:

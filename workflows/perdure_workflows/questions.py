@@ -9,6 +9,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from perdure.approval import ApprovalRequirement
+    from perdure.budget import Refusal
     from perdure.contracts import PendingApproval, RunError, call_digest
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.state import Call, RunArguments, Verdict
@@ -24,7 +25,7 @@ class RunFailsError(Exception):
 
 
 class Questions:
-    """Asks humans about calls, one question at a time for each call."""
+    """Asks humans about calls, one question at a time for each call, and about budgets."""
 
     def __init__(self, arguments: RunArguments, approvals: Approvals, steering: Steering) -> None:
         self._arguments = arguments
@@ -62,6 +63,28 @@ class Questions:
             requirement=requirement,
             not_from=self._not_from(requirement),
             secrets=tool.secrets if tool else (),
+        )
+
+    def about_budget(self, refusal: Refusal, approval_id: str, *, step: int) -> PendingApproval:
+        """Return the question for more money; after continue-as-new, the one that was put before."""
+        asked = next((one for one in self._approvals.pending if one.approval_id == approval_id), None)
+        if asked is not None:
+            return asked
+        policy = self._arguments.policy
+        requirement = policy.approval if policy else ApprovalRequirement()
+        facts = refusal.model_dump(mode="json", exclude_defaults=True)
+        return PendingApproval(
+            approval_id=approval_id,
+            kind="budget",
+            tool="",
+            arguments=facts,
+            digest=call_digest("", facts),
+            step=step,
+            asked_at=workflow.now(),
+            deadline=self._deadline(requirement),
+            reason=refusal.why,
+            requirement=requirement,
+            not_from=self._not_from(requirement),
         )
 
     def amended(self, asked: PendingApproval, call: Call, requirement: ApprovalRequirement) -> PendingApproval:
@@ -131,7 +154,7 @@ class Questions:
             await workflow.wait_condition(
                 lambda: self._approvals.verdict(approval.approval_id) is not None,
                 timeout=timeout,
-                timeout_summary=f"deadline to approve {approval.tool}",
+                timeout_summary=f"deadline to approve {approval.tool or approval.kind}",
             )
         except TimeoutError:
             return False
@@ -141,7 +164,8 @@ class Questions:
 
 
 def _nobody_decided(approval: PendingApproval) -> RunError:
+    what = approval.tool or "more money"
     return RunError(
         type="approval_expired",
-        message=f"nobody decided on {approval.tool} (approval {approval.approval_id}) before the deadline",
+        message=f"nobody decided on {what} (approval {approval.approval_id}) before the deadline",
     )

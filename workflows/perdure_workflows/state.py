@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from temporalio import workflow
 
@@ -10,6 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, Field
 
     from perdure.approval import Vote
+    from perdure.budget import BudgetRecord
     from perdure.contracts import (
         ApprovalRecord,
         Decision,
@@ -21,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         Totals,
     )
     from perdure.grant import Grant
+    from perdure.ledger.contracts import Raise, Used
     from perdure.messages import EMPTY_DIGEST, JsonObject, Message, ToolResult
 
 
@@ -94,6 +97,39 @@ class SteeringState(BaseModel):
     """Records that the memo does not show yet."""
 
 
+class PurseState(BaseModel):
+    """What the run has used, and what of its budgets it holds."""
+
+    holder: str = ""
+    """What the ledger knows the run by; empty until something is to be said, and after a reset."""
+    began_at: datetime | None = None
+    queued: bool = False
+    """It waits for its place among the open runs."""
+    has_spoken: bool = False
+    """The ledger has heard of the holder."""
+    used: Used = Field(default_factory=dict)
+    """Since the holder began."""
+    known: Used = Field(default_factory=dict)
+    """The part of it that the ledger was told."""
+    held: Decimal = Decimal(0)
+    """Reserved and not spent."""
+    known_model: str = ""
+    """The model that reported its tokens last."""
+    known_tokens: int = 0
+    """What it then had before it, its reply included, at most."""
+    known_size: int = 0
+    """Of the transcript by then."""
+    raised: dict[str, Decimal] = Field(default_factory=dict)
+    """What humans have added to the run's own budgets."""
+    raises: list[Raise] = Field(default_factory=list)
+    """What they have added to shared ones, until the ledger was told."""
+    asked: int = 0
+    """How often a human has answered for a budget."""
+    downgraded: bool = False
+    unpublished: list[BudgetRecord] = Field(default_factory=list)
+    """Records that the memo does not show yet."""
+
+
 class TranscriptState(BaseModel):
     """The messages this execution holds, and where the ones before them are."""
 
@@ -101,6 +137,8 @@ class TranscriptState(BaseModel):
     digest: str = EMPTY_DIGEST
     messages: list[Message] = Field(default_factory=list)
     segments: list[Segment] = Field(default_factory=list)
+    size: int = 0
+    """Bytes of all messages, those included that earlier executions hold."""
 
 
 class RunState(BaseModel):
@@ -117,6 +155,7 @@ class RunState(BaseModel):
     """The calls of the last reply, while they are being answered."""
     approvals: ApprovalsState = Field(default_factory=ApprovalsState)
     steering: SteeringState = Field(default_factory=SteeringState)
+    purse: PurseState = Field(default_factory=PurseState)
     answer: str | None = None
     """The final answer, until it is sure that it ends the run."""
     mid_turn: bool = False

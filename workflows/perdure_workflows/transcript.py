@@ -42,11 +42,22 @@ class Transcript:
         """The rolling digest after all messages."""
         return self._state.digest
 
+    @property
+    def size(self) -> int:
+        """Bytes of all messages."""
+        return self._state.size
+
+    @property
+    def last_size(self) -> int:
+        """Bytes of the last message."""
+        return self._sizes[-1]
+
     def append(self, message: Message) -> None:
         """Add a message at the end."""
         content = canonical(message)
         self._state.messages.append(message)
         self._state.digest = fold(self._state.digest, content)
+        self._state.size += len(content)
         self._sizes.append(len(content))
 
     def page(self, request: TranscriptRequest) -> TranscriptPage:
@@ -65,7 +76,8 @@ class Transcript:
         if self._state.base == 0 and sum(self._sizes) <= MAX_CARRIED_BYTES:
             return self._state
         here = Segment(execution_id=execution_id, start=self._state.base, end=self.length, closed_at=now)
-        return TranscriptState(base=self.length, digest=self.digest, segments=[*self._state.segments, here])
+        segments = [*self._state.segments, here]
+        return TranscriptState(base=self.length, digest=self.digest, segments=segments, size=self.size)
 
     @property
     def adoption_due(self) -> datetime | None:

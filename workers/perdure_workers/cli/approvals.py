@@ -89,10 +89,14 @@ def approve(
             show_default=False,
         ),
     ] = None,
+    amount: Annotated[
+        str | None,
+        typer.Option(metavar="USD", help="For a budget: how much is added to it.", show_default=False),
+    ] = None,
     app: AppOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Let a call run, or say what became of a lost one."""
+    """Let a call run, say what became of a lost one, or allow more money."""
     from perdure_workers.cli.actions.approvals import approve
 
     execute(
@@ -105,6 +109,7 @@ def approve(
             outcome=outcome,
             result=result,
             grant=grant,
+            amount=amount,
             app=app,
             address=address,
         )

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     MAX_STEPS = 5
     REJECTED = 6
     TERMINATED = 7
+    OUT_OF_BUDGET = 8
     INTERRUPTED = 130
     """Ctrl-C; a run that was being waited for goes on."""
 

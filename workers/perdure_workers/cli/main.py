@@ -16,6 +16,7 @@ from perdure_workers.cli.policy import policy
 from perdure_workers.cli.replay import replaying
 from perdure_workers.cli.runs import runs, starting
 from perdure_workers.cli.servers import servers
+from perdure_workers.cli.usage import using
 
 application = typer.Typer(
     name="perdure",
@@ -33,6 +34,7 @@ application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
 application.add_typer(audit, name="audit", rich_help_panel="Look and decide")
 application.add_typer(keys, name="keys", rich_help_panel="Govern")
 application.add_typer(replaying)
+application.add_typer(using)
 application.add_typer(encryption, name="encryption", rich_help_panel="Set up")
 application.add_typer(policy, name="policy", rich_help_panel="Look and decide")
 

@@ -93,8 +93,8 @@ def list_runs(
     status: Annotated[
         str | None,
         typer.Option(
-            help="Only runs that are running, waiting, paused, completed, failed, cancelled, timed_out, max_steps, "
-            "rejected or terminated.",
+            help="Only runs that are queued, running, waiting, paused, completed, failed, cancelled, timed_out, "
+            "max_steps, rejected, out_of_budget or terminated.",
             show_default=False,
         ),
     ] = None,

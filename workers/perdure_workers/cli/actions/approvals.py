@@ -69,7 +69,7 @@ async def decide_many(
 ) -> ExitCode | None:
     """Decide on everything in the inbox, each by itself, and say what became of each.
 
-    Questions about lost calls are left out: each has an answer of its own.
+    Questions about lost calls and about money are left out: each has an answer of its own.
     """
     wanted = inbox.filter.model_copy(update={"kind": "call"})
     out = console()
@@ -109,10 +109,13 @@ async def approve(
     outcome: Literal["done", "retry"] | None,
     result: str | None,
     grant: str | None,
+    amount: str | None,
     app: str | None,
     address: str | None,
 ) -> None:
-    """Let a call run, or say what became of a lost one. With the app at hand, edited arguments are checked first.
+    """Let a call run, say what became of a lost one, or allow more money.
+
+    With the app at hand, edited arguments are checked first.
 
     Raises:
         InvalidInputError: `arguments` or `result` is not what it must be.
@@ -129,6 +132,7 @@ async def approve(
             "outcome": outcome,
             "result": _json("--result", result),
             "grant": grant,
+            "amount_usd": amount,
         },
         app=load_at_hand(app) if arguments is not None else None,
         address=address,
@@ -136,7 +140,7 @@ async def approve(
 
 
 async def reject(run_id: str, approval_id: str, *, by: str | None, reason: str, address: str | None) -> None:
-    """Refuse a call, or give up a lost one.
+    """Refuse a call, give up a lost one, or allow no more money.
 
     Raises:
         PerdureError: There is no such run or approval, or it is decided.
@@ -150,19 +154,15 @@ def print_pending(waiting: Sequence[tuple[str, PendingApproval]], out: Console) 
     """Print questions to a human, each with the command that answers it."""
     now = datetime.now(UTC)
     for run_id, approval in waiting:
-        question = "what became of" if approval.kind == "outcome" else "may it run:"
-        out.print(
-            Text("? ", style="bold yellow").append(f"{question} {call(approval.tool, approval.arguments)}"),
-            soft_wrap=True,
-        )
+        out.print(Text("? ", style="bold yellow").append(_question(approval)), soft_wrap=True)
         details = [f"step {approval.step}, asked {span(now - approval.asked_at)} ago"]
         details += _requirement(approval, now)
         if approval.reason:
             details.append(line(approval.reason))
         out.print(Text(f"  {'; '.join(details)}", style="dim"), soft_wrap=True)
-        decision = "--outcome done|retry " if approval.kind == "outcome" else ""
+        decision = {"call": "", "outcome": " --outcome done|retry", "budget": " --amount USD"}[approval.kind]
         out.print(
-            Text(f"  perdure approvals approve {run_id} {approval.approval_id} {decision}".rstrip(), style="cyan"),
+            Text(f"  perdure approvals approve {run_id} {approval.approval_id}{decision}", style="cyan"),
             soft_wrap=True,
         )
 
@@ -183,6 +183,16 @@ def _done(decided: Decided, by: str) -> str:
     if not decided.confirmed:
         return f"{said}; no worker has taken it yet, it is stored with the run"
     return f"{said}; {decided.missing} more must approve" if decided.missing else said
+
+
+def _question(approval: PendingApproval) -> str:
+    match approval.kind:
+        case "call":
+            return f"may it run: {call(approval.tool, approval.arguments)}"
+        case "outcome":
+            return f"what became of {call(approval.tool, approval.arguments)}"
+        case "budget":
+            return f"may it spend more than the budget {line(str(approval.arguments.get('budget')))!r} has?"
 
 
 def _requirement(approval: PendingApproval, now: datetime) -> Iterator[str]:

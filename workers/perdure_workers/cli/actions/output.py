@@ -20,6 +20,7 @@ ENDS = {
     RunStatus.MAX_STEPS: ExitCode.MAX_STEPS,
     RunStatus.REJECTED: ExitCode.REJECTED,
     RunStatus.TERMINATED: ExitCode.TERMINATED,
+    RunStatus.OUT_OF_BUDGET: ExitCode.OUT_OF_BUDGET,
 }
 """The exit code of a command that waited for a run, by the run's end."""
 

@@ -122,13 +122,15 @@ def _style(status: RunStatus) -> str:
             return "green"
         case RunStatus.RUNNING:
             return "cyan"
-        case RunStatus.WAITING | RunStatus.PAUSED:
+        case RunStatus.QUEUED | RunStatus.WAITING | RunStatus.PAUSED:
             return "bold yellow"
     return "red"
 
 
 def print_state(detail: RunDetail, out: Console) -> None:
     """Print what the timeline does not say: what a run waits for, and where else to look."""
+    if detail.status is RunStatus.QUEUED:
+        out.print("\nqueued: as many runs are open as may be; it begins when others have ended", style="bold yellow")
     for call in detail.pending_calls:
         if call.last_failure:
             out.print(Text(f"\n{_again(call, call.last_failure)}", style="yellow"), soft_wrap=True)
