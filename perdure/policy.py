@@ -196,9 +196,9 @@ def decide(policy: Policy | None, call: CallFacts) -> PolicyDecision:
     return _never_below_the_tool(decided, call.tool, default_approval)
 
 
-def denial(decision: PolicyDecision, *, tool: str) -> str:
+def denial(decision: PolicyDecision) -> str:
     """Say to the model why its call does not run."""
-    why = f"Denied by the policy ({decision.rule}): {tool} did not run."
+    why = f"Denied by the policy ({decision.rule})."
     if not decision.uncertain:
         return why
     return f"{why} It cannot be told for sure what {decision.untold} is; give it, and write it plainly."
