@@ -75,8 +75,8 @@ class Rule(Pinned):
     """Roles of whoever started the run."""
     agent: Patterns = (ANY,)
     tool: Patterns = (ANY,)
-    effect: Annotated[tuple[Effect, ...], Field(min_length=1), BeforeValidator(one_or_more)] | None = None
-    """Effects that the tool may have."""
+    effect: Annotated[tuple[Effect, ...], BeforeValidator(one_or_more)] = ()
+    """Effects that the tool may have; none: whichever."""
     resource: Patterns | None = None
     """Of the tool's `resource` template; `own:mailbox` is the mailbox of the user on whose behalf the run is."""
     when: Condition = Field(default_factory=dict)
@@ -210,7 +210,7 @@ def criteria(rule: Rule, call: CallFacts, touched: Resource | None) -> Iterator[
     yield Criterion("role", everyone or any(matches_any_name(rule.role, role) for role in call.roles))
     yield Criterion("agent", matches_any_name(rule.agent, call.agent))
     yield Criterion("tool", matches_any_name(rule.tool, call.tool.name))
-    yield Criterion("effect", rule.effect is None or call.tool.effect in rule.effect)
+    yield Criterion("effect", not rule.effect or call.tool.effect in rule.effect)
     yield Criterion("resource", _resource_matches(rule, call, touched))
     for path, check in rule.when.items():
         argument = find_argument(call.arguments, path, schema=call.tool.input_schema)
