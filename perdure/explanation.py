@@ -98,7 +98,7 @@ def _words(criterion: Criterion, rule: Rule, call: CallFacts) -> str:
         case "tool":
             return f"tool: {call.tool.name} is none of {_listed(rule.tool)}"
         case "effect":
-            return f"effect: {call.tool.name} is {call.tool.effect}, and it is for {_listed(rule.effect or ())}"
+            return f"effect: {call.tool.name} is {call.tool.effect}, and it is for {_listed(rule.effect)}"
         case "resource":
             return f"resource: {_resource_words(criterion.verdict, rule, call)}"
     return f"when: {_argument_words(criterion, rule, call)}"

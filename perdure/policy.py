@@ -76,8 +76,8 @@ class Rule(Pinned):
     """Roles of whoever started the run."""
     agent: Patterns = (ANY,)
     tool: Patterns = (ANY,)
-    effect: Annotated[tuple[Effect, ...], Field(min_length=1), BeforeValidator(one_or_more)] | None = None
-    """Effects that the tool may have."""
+    effect: Annotated[tuple[Effect, ...], BeforeValidator(one_or_more)] = ()
+    """Effects that the tool may have; none: whichever."""
     resource: Patterns | None = None
     """Of the tool's `resource` template; `own:mailbox` is the mailbox of the user on whose behalf the run is."""
     when: Condition = Field(default_factory=dict)
@@ -205,9 +205,9 @@ def decide(policy: Policy | None, call: CallFacts) -> PolicyDecision:
     return _never_below_the_tool(decided, call.tool, default_approval)
 
 
-def denial(decision: PolicyDecision, *, tool: str) -> str:
+def denial(decision: PolicyDecision) -> str:
     """Say to the model why its call does not run."""
-    why = f"Denied by the policy ({decision.rule}): {tool} did not run."
+    why = f"Denied by the policy ({decision.rule})."
     if not decision.uncertain:
         return why
     return f"{why} It cannot be told for sure what {decision.untold} is; give it, and write it plainly."
@@ -219,7 +219,7 @@ def criteria(rule: Rule, call: CallFacts, touched: Resource | None) -> Iterator[
     yield Criterion("role", everyone or any(matches_any_name(rule.role, role) for role in call.roles))
     yield Criterion("agent", matches_any_name(rule.agent, call.agent))
     yield Criterion("tool", matches_any_name(rule.tool, call.tool.name))
-    yield Criterion("effect", rule.effect is None or call.tool.effect in rule.effect)
+    yield Criterion("effect", not rule.effect or call.tool.effect in rule.effect)
     yield Criterion("resource", _resource_matches(rule, call, touched))
     for path, check in rule.when.items():
         argument = find_argument(call.arguments, path, schema=call.tool.input_schema)

@@ -82,6 +82,11 @@ def _rule_misfits(rule: Rule, agents: Sequence[AgentSpec], tools: Sequence[ToolS
     if unknown:
         yield from unknown
         return
+    if "effect" in rule.model_fields_set and not rule.effect:
+        yield Misfit(
+            "has no effect in its list, and would be for every tool; leave it out", fatal=True, parts=("effect",)
+        )
+        return
     named = _named(rule, agents, tools)
     if not named:
         effects = f" of the effect {' or '.join(rule.effect)}" if rule.effect else ""
@@ -115,7 +120,7 @@ def _named(rule: Rule, agents: Sequence[AgentSpec], tools: Sequence[ToolSpec]) -
     return [
         tool
         for tool in tools
-        if matches_any_name(rule.tool, tool.name) and (rule.effect is None or tool.effect in rule.effect)
+        if matches_any_name(rule.tool, tool.name) and (not rule.effect or tool.effect in rule.effect)
     ]
 
 
@@ -214,7 +219,7 @@ def _matches_all_of(one: Rule, other: Rule) -> bool:
     patterns = ((one.role, other.role), (one.agent, other.agent), (one.tool, other.tool))
     return (
         all(ANY in mine or set(theirs) <= set(mine) for mine, theirs in patterns)
-        and (one.effect is None or set(other.effect or Effect) <= set(one.effect))
+        and (not one.effect or set(other.effect or Effect) <= set(one.effect))
         and (one.resource is None or ANY in one.resource or set(other.resource or (ANY,)) <= set(one.resource))
         and all(other.when.get(path) == check for path, check in one.when.items())
     )

@@ -289,7 +289,6 @@ def test_a_policy_is_the_same_after_its_way_through_history() -> None:
     ("rule", "says"),
     [
         ({"permission": "allow", "role": []}, "at least 1"),
-        ({"permission": "allow", "effect": []}, "at least 1"),
         ({"permission": "allow", "when": {"a": []}}, "at least 1"),
         ({"permission": "allow", "when": {"a": None}}, "present: false"),
         ({"permission": "allow", "when": {"a": float("nan")}}, "finite"),

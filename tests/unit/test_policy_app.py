@@ -165,6 +165,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"tool": "refnd"}, r"no tool of this app matches 'refnd'; did you mean 'refund'\?; it has: close, find, refund"),
     ({"tool": ["refund", "x*"]}, r"no tool of this app matches 'x\*'"),
     ({"agent": "dask"}, r"no agent of this app matches 'dask'; did you mean 'desk'\?"),
+    ({"tool": "find", "effect": []}, "would be for every tool; leave it out"),
     ({"tool": "find", "effect": "once"}, "no tool of the effect once that it names"),
     ({"tool": "close", "resource": "order:*"}, "names a resource, but close declares none"),
     ({"tool": ["close", "refund"], "resource": "order:*"}, "never matches close, which declares no resource"),

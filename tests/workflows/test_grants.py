@@ -6,6 +6,7 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
@@ -19,7 +20,7 @@ from perdure.policy import Policy
 from perdure.testing import eventually
 from perdure_activities.grants import find_grant
 from perdure_activities.providers.provider import ProviderReply
-from tests.harness import Handle, InProcessModel, answer, pending, serving, start, turn, view, wish
+from tests.harness import Handle, InProcessModel, agent, answer, in_turns, pending, serving, start, turn, view, wish
 from tests.workflows.test_requirements import approve, bank, policy, recorded
 
 
@@ -151,3 +152,44 @@ async def test_with_several_approvers_all_must_want_the_grant(client: Client) ->
         await handle.result()
 
     assert made == [10, 20, 30]
+
+
+async def test_a_grant_is_for_its_resource_without_a_policy_too(client: Client) -> None:
+    """The tool's template says what a call touches, whoever asks for the approval."""
+    app, made = bank()
+    async with serving(client, app, paying(("a1", 10), ("a1", 20), ("a2", 30))) as settings:
+        handle = await start(client, app, settings)
+        await approve(handle, await question(handle, 1), "ann", grant="run")
+        second = await question(handle, 2)
+        after_two = list(made)
+        await handle.signal("reject", {"approval_id": second.approval_id, "decided_by": "ann"})
+        await handle.result()
+
+    assert (second.arguments["account"], second.resource) == ("a2", "account:a2")
+    assert (after_two, made) == ([10, 20], [10, 20])
+
+
+@pytest.mark.parametrize("accounts", [("01", "02"), ("1", "02"), ("01", "1")])
+async def test_a_grant_does_not_hold_for_what_cannot_be_told(client: Client, accounts: tuple[str, str]) -> None:
+    """Calls of which nobody is sure what they touch look alike: a grant for one of them is none for the others."""
+    app, made = App(), list[int]()
+
+    @app.tool(effect="once", resource="account:{account}")
+    def pay(account: int) -> str:
+        """Pay."""
+        made.append(account)
+        return "paid"
+
+    app.add(agent(tools=("pay",)))
+    model = InProcessModel(
+        in_turns(*(wish(("pay", {"account": account})) for account in accounts), answer("done")),
+    )
+    asks = Policy.model_validate({"rules": [{"tool": "pay", "permission": "ask"}]})
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings, policy=asks)
+        await approve(handle, await question(handle, 1), "ann", grant="run")
+        second = await question(handle, 2)
+        await handle.signal("reject", {"approval_id": second.approval_id, "decided_by": "ann"})
+        await handle.result()
+
+    assert made == [int(accounts[0])]

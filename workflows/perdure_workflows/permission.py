@@ -63,8 +63,8 @@ class Permissions:
         if decision.permission is Permission.ALLOW:
             return
         if decision.permission is Permission.DENY:
-            raise Refusal(denial(decision, tool=tool.name), denied_by=decision.rule)
-        name = self._grant_id(call)
+            raise Refusal(denial(decision), denied_by=decision.rule)
+        name = self._grant_id(call) if _is_clear(decision, tool) else ""
         check = await self._check(call, tool, grant=name)
         if check.problem is not None:
             raise Refusal(check.problem)
@@ -78,8 +78,9 @@ class Permissions:
     def _judged(self, call: Call, tool: ToolSpec) -> PolicyDecision:
         """Judge the call, and note the rule and the resource with it."""
         decision = self.decide(call, tool)
+        call.resource = decision.resource
         if self._arguments.policy is not None:
-            call.rule, call.resource = decision.rule, decision.resource
+            call.rule = decision.rule
         return decision
 
     async def _approved(self, call: Call, tool: ToolSpec, decision: PolicyDecision) -> None:
@@ -119,7 +120,7 @@ class Permissions:
     async def _grant(self, call: Call, tool: ToolSpec, verdict: Verdict, *, approval_id: str) -> None:
         """Let calls of this kind run without asking again, if everyone who approved wants that."""
         decision, term = self.decide(call, tool), granted_term(verdict.votes)
-        if term is None or decision.permission is not Permission.ASK:
+        if term is None or decision.permission is not Permission.ASK or not _is_clear(decision, tool):
             return
         run, now = self._arguments, workflow.now()
         grant = Grant(
@@ -165,3 +166,11 @@ class Permissions:
     def _grant_id(self, call: Call) -> str:
         run = self._arguments
         return grant_id(org=run.org, agent=run.spec.name, user=run.user, tool=call.tool, resource=call.resource)
+
+
+def _is_clear(decision: PolicyDecision, tool: ToolSpec) -> bool:
+    """Whether a grant may be given for a call, or hold for it: it is sure what the call touches, and which rule asks.
+
+    All calls of which that cannot be told look alike, and one of them would stand for the others.
+    """
+    return not decision.uncertain and (tool.resource is None or decision.resource is not None)
