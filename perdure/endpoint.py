@@ -115,7 +115,7 @@ def parse_endpoint(url: str) -> Endpoint:
 
 
 def why_not(address: Address, allowed: Iterable[Network] = ()) -> str | None:
-    """Say why an address is out of bounds; None if it may be called.
+    """Say what kind of address is out of bounds; None if it may be called.
 
     Args:
         address: As a name was resolved.
@@ -125,9 +125,9 @@ def why_not(address: Address, allowed: Iterable[Network] = ()) -> str | None:
         return None
     kind = next((kind for kind, networks in OUT_OF_BOUNDS.items() if is_in(address, networks)), None)
     if kind is not None:
-        return f"{address} is a {kind} address"
+        return f"a {kind} address"
     meant = _meant(address)
-    return f"{address} is no public address" if meant.version == 6 and meant not in _GLOBAL_V6 else None
+    return "no public address" if meant.version == 6 and meant not in _GLOBAL_V6 else None
 
 
 def is_in(address: Address, networks: Iterable[Network]) -> bool:

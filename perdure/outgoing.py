@@ -99,13 +99,13 @@ class Outgoing:
         for address in addresses:
             # One forbidden address is enough: which of them is called would be chance.
             if problem := why_not(address, self._allowed):
+                # The address itself is not told: callers could ask so for what the names inside lead to.
                 raise CallbackRefusedError(
-                    f"{endpoint.host!r} is not called: {problem}, outside of PERDURE_CALLBACK_ALLOWED_NETWORKS"
+                    f"{endpoint.host!r} leads to {problem}, which is not in PERDURE_CALLBACK_ALLOWED_NETWORKS"
                 )
             if endpoint.scheme == "http" and not is_in(address, self._allowed):
                 raise CallbackRefusedError(
-                    f"{endpoint.host!r} is called by https only: {address} is outside of "
-                    "PERDURE_CALLBACK_ALLOWED_NETWORKS"
+                    f"{endpoint.host!r} is called by https only, as it is not in PERDURE_CALLBACK_ALLOWED_NETWORKS"
                 )
         return Checked(endpoint, addresses)
 

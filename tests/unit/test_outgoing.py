@@ -41,7 +41,7 @@ class Names:
 )  # fmt: skip
 async def test_nothing_inside_is_called(url: str) -> None:
     """Addresses are refused whether they are written out or stand behind a name of this machine."""
-    with pytest.raises(CallbackRefusedError, match=r"is not called: .* address"):
+    with pytest.raises(CallbackRefusedError, match=r"leads to (a|no) \S+ address"):
         await Outgoing().check(url)
 
 
@@ -55,8 +55,10 @@ async def test_one_address_inside_is_enough_to_refuse_a_name() -> None:
     """A name with a public and a private address would be a matter of chance."""
     outgoing = Outgoing(resolver=Names(["8.8.8.8", "192.168.0.1"]))
 
-    with pytest.raises(CallbackRefusedError, match=r"192\.168\.0\.1 is a private address"):
+    with pytest.raises(CallbackRefusedError, match=r"'hooks\.example' leads to a private address") as refused:
         await outgoing.check("https://hooks.example/")
+
+    assert "192.168" not in str(refused.value)
 
 
 async def test_http_is_for_allowed_networks_only() -> None:
@@ -93,7 +95,7 @@ async def test_a_rebinding_name_is_called_where_it_was_checked() -> None:
         outgoing = Outgoing(allowed=LOOPBACK, resolver=names)
 
         answer = await outgoing.post(receiver.url(host="rebind.example"), b"{}", {})
-        with pytest.raises(CallbackRefusedError, match=r"10\.0\.0\.1"):
+        with pytest.raises(CallbackRefusedError, match="a private address"):
             await outgoing.post(receiver.url(host="rebind.example"), b"{}", {})
 
     assert answer.status == 200
