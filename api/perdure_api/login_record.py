@@ -8,10 +8,11 @@ and costs whoever makes it a quarter of a second each.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from temporalio.client import Client
@@ -21,6 +22,7 @@ from temporalio.service import RPCError
 from perdure.audit.contracts import AUDITOR_ID, AuditorState
 from perdure.audit.login import LOGIN_FAILED, FailedLoginBatch, FailedLogins
 from perdure.audit.words import name
+from perdure_api.logins import LoggedLoginFailures, LoginFailure
 from perdure_workflows.auditor import Auditor
 
 log = structlog.get_logger(__name__)
@@ -32,30 +34,6 @@ TIMEOUT: Final = timedelta(seconds=3)
 MAX_KINDS: Final = 100
 """Failures that one signal tells apart; what comes on top is counted together."""
 MORE: Final = FailedLogins(reason="more")
-
-
-class LoginFailure(Protocol):
-    """A request that came with a key or token that does not count."""
-
-    @property
-    def reason(self) -> str:
-        """What was wrong with it."""
-        ...
-
-    @property
-    def credential(self) -> str:
-        """The key's id, or the issuer of the token."""
-        ...
-
-    @property
-    def address(self) -> str:
-        """Of the client."""
-        ...
-
-    @property
-    def org(self) -> str | None:
-        """Of the key, if there is such a key."""
-        ...
 
 
 @dataclass
@@ -89,22 +67,18 @@ class RecordedLoginFailures:
         """
         self._client = client
         self._task_queue = task_queue
+        self._log = LoggedLoginFailures()
         self._waiting = _Batch()
         self._sending: asyncio.Task[None] | None = None
+        self._next = 0.0
 
     async def record(self, failure: LoginFailure) -> None:
         """Take note; the caller's 401 waits for it, and goes out whatever comes of it."""
-        log.warning(
-            "login_failed",
-            reason=failure.reason,
-            credential=failure.credential,
-            address=failure.address,
-            org=failure.org,
-        )
+        await self._log.record(failure)
         batch = self._waiting
         batch.add(
             FailedLogins(
-                reason=name(failure.reason),
+                reason=failure.reason,
                 credential=name(failure.credential),
                 address=name(failure.address),
                 org=failure.org,
@@ -114,20 +88,16 @@ class RecordedLoginFailures:
             self._sending = asyncio.create_task(self._send())
         await batch.sent.wait()
 
-    async def close(self) -> None:
-        """Have the last ones sent."""
-        if self._sending is not None:
-            await asyncio.wait({self._sending})
-
     async def _send(self) -> None:
         """Send batch after batch, as long as there are failures."""
         while self._waiting.kinds:
+            await asyncio.sleep(max(0.0, self._next - time.monotonic()))
             batch, self._waiting = self._waiting, _Batch()
             try:
                 await self._signal(batch)
             finally:
+                self._next = time.monotonic() + GATHER.total_seconds()
                 batch.sent.set()
-            await asyncio.sleep(GATHER.total_seconds())
 
     async def _signal(self, batch: _Batch) -> None:
         try:

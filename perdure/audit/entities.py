@@ -24,7 +24,7 @@ from perdure.audit.contracts import AUDITOR_WORKFLOW
 from perdure.audit.facts import Origin, details_of
 from perdure.audit.login import LOGIN_FAILED, FailedLoginBatch
 from perdure.audit.record import AuditEntry, Place
-from perdure.audit.words import brief, name
+from perdure.audit.words import MAX_NAME, brief, name
 from perdure.events.payloads import read_first
 from perdure.events.stamp import Stamp
 
@@ -140,7 +140,7 @@ class Entity:
             agent=self._origin.agent,
             tool=name(str(self._made.get("tool") or "")),
             rule=name(str(self._made.get("rule") or "")),
-            resource=name(str(self._made.get("resource") or "")),
+            resource=brief(str(self._made.get("resource") or ""), MAX_NAME),
             outcome=deed.verb,
             reason=deed.reason,
             details=details_of(said) | texts,

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from perdure.audit.calls import Calls
 from perdure.audit.record import AuditEntry, Place, written
-from perdure.audit.words import brief, name
+from perdure.audit.words import MAX_NAME, brief, name
 from perdure.contracts import RunError, RunInput, Totals
 from perdure.events import (
     EventId,
@@ -150,7 +150,7 @@ def entries_of(event: RunEvent, origin: Origin, calls: Calls, *, digest: Digest)
         agent=origin.agent,
         tool=name(fields.get("tool") or ""),
         rule=name(fields.get("rule") or ""),
-        resource=name(fields.get("resource") or ""),
+        resource=brief(fields.get("resource") or "", MAX_NAME),
         arguments_digest=digest(arguments) if arguments else "",
         outcome=_outcome(fields),
         reason=_reason(fields),

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
 
+from perdure.audit.login import FailedLoginBatch
 from perdure.audit.record import AuditEntry, Head, seal
 from perdure.settings import Settings
 from perdure_api import audit as audit_module
-from perdure_api.application import create_app
-from tests.api.conftest import shop
-from tests.audit_stores import folder_place
+from perdure_api import login_record
+from tests.api.conftest import Api, bearer, required
+from tests.audit_stores import Place, folder_place
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def client_of(settings: Settings) -> httpx2.AsyncClient:
-    """Return a client of an API that needs no Temporal."""
-    transport = httpx2.ASGITransport(app=create_app(shop(), settings), raise_app_exceptions=False)
-    return httpx2.AsyncClient(transport=transport, base_url="http://localhost")
+SIGNALED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 
 
 @pytest.fixture
-async def http(tmp_path: Path) -> httpx2.AsyncClient:
-    """A client of an API with an audit of two organisations, a record an hour."""
+async def place(tmp_path: Path) -> Place:
+    """An audit of two organisations, a record an hour."""
     place = folder_place(tmp_path)
     store = place.store()
     await store.prepare()
@@ -47,7 +47,14 @@ async def http(tmp_path: Path) -> httpx2.AsyncClient:
             line, head = seal(entry, after=head, now=entry.at)
             lines.append(line)
         await store.append(org, lines, tail=Head(), head=head)
-    return client_of(Settings.model_validate(place.settings))
+    return place
+
+
+@pytest.fixture
+async def http(client: Client, place: Place) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of an open API with that audit."""
+    async with Api(client, settings=Settings.model_validate(place.settings)).http as http:
+        yield http
 
 
 async def listed(http: httpx2.AsyncClient, **query: Any) -> dict[str, Any]:
@@ -124,10 +131,54 @@ async def test_a_page_token_of_another_query_is_refused(http: httpx2.AsyncClient
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
-async def test_without_an_audit_the_answer_is_404(accept: str) -> None:
+async def test_without_an_audit_the_answer_is_404(api: Api, accept: str) -> None:
     """An API that was not told where the audit is says so."""
-    async with client_of(Settings()) as http:
-        response = await http.get("/v1/audit", headers={"Accept": accept})
+    response = await api.http.get("/v1/audit", headers={"Accept": accept})
 
     assert response.status_code == 404
     assert response.json()["type"] == "urn:perdure:problem:audit-not-configured"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize(
+    ("holder", "query", "seen"),
+    [
+        ("acme", {}, {"acme"}),
+        ("acme", {"org": "umbrella"}, set()),
+        ("-", {}, set()),
+        (None, {}, {"acme", "umbrella"}),
+        (None, {"org": "umbrella"}, {"umbrella"}),
+    ],
+)
+async def test_a_caller_sees_its_own_organisation(
+    client: Client, place: Place, accept: str, holder: str | None, query: dict[str, str], seen: set[str]
+) -> None:
+    """Whatever it asks for; only a caller of no organisation sees them all."""
+    api = Api(client, settings=required(**place.settings))
+    headers = {**bearer(await api.key(holder)), "Accept": accept}
+
+    async with api.http as http:
+        response = await http.get("/v1/audit", params=query, headers=headers)
+
+    assert response.status_code == 200
+    assert {org for org in ("acme", "umbrella") if f'"org":"{org}"' in response.text} == seen
+
+
+async def test_a_failed_login_is_in_temporal_before_the_401(
+    client: Client, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an audit configured, an API key that does not count is recorded, under the key's organisation."""
+    monkeypatch.setattr("perdure_api.login_record.AUDITOR_ID", f"auditor-{uuid.uuid4().hex}")
+    api = Api(client, settings=required(**place.settings))
+    key = await api.key("acme")
+
+    async with api.http as http:
+        response = await http.get("/v1/runs", headers=bearer(key[:-1] + ("a" if key[-1] != "a" else "b")))
+
+    handle = client.get_workflow_handle(vars(login_record)["AUDITOR_ID"])
+    events = (await handle.fetch_history()).events
+    await handle.terminate()
+    [signal] = [event.workflow_execution_signaled_event_attributes for event in events if event.event_type == SIGNALED]
+    [failed] = FailedLoginBatch.model_validate_json(signal.input.payloads[0].data).failures
+    assert response.status_code == 401
+    assert (failed.reason, failed.org, failed.credential) == ("wrong_secret", "acme", key.split("_")[1])

@@ -26,6 +26,7 @@ from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_api.application import create_app
 from perdure_api.keys import Revocation
+from perdure_api.logins import LoggedLoginFailures
 from perdure_api.scoped_route import ALL_ORGS, FIELD, ScopedRoute
 from tests.api.conftest import Api, bearer, required
 from tests.api.issuer import TestIssuer, serving_issuer
@@ -160,13 +161,14 @@ def _naming(body: Any, named: dict[str, str]) -> Any:
 
 
 @pytest.fixture(scope="module")
-async def stage(env: WorkflowEnvironment) -> AsyncIterator[Stage]:
+async def stage(env: WorkflowEnvironment, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """A real run behind a real API, with payloads encrypted; the worker has left when the test begins."""
     org = f"acme-{uuid.uuid4().hex[:8]}"
     async with serving_issuer() as issuer:
-        settings = required(oidc=issuer.settings(), encryption_keys={"k1": new_key()})
+        audit = tmp_path_factory.mktemp("audit").as_uri()
+        settings = required(oidc=issuer.settings(), encryption_keys={"k1": new_key()}, audit_url=audit)
         client = await env.connect_client(data_converter=data_converter(keyring=settings.keyring()))
-        api = Api(client, settings=settings)
+        api = Api(client, settings=settings, login_failures=LoggedLoginFailures())
         insider = await api.key(org)
         revoked = await api.key(org)
         parsed = KeyText.parse(revoked)

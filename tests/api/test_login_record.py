@@ -6,7 +6,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,19 +15,16 @@ from perdure.audit.contracts import AUDITOR_ID
 from perdure.audit.login import LOGIN_FAILED, FailedLoginBatch, FailedLogins
 from perdure.codec import data_converter
 from perdure.settings import Settings
+from perdure.testing import eventually
 from perdure_api import login_record
 from perdure_api.login_record import MAX_KINDS, RecordedLoginFailures
+from perdure_api.logins import LoginFailure
 from perdure_workers.ports import LOOPBACK, free_port
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A failed login."""
-
-    reason: str = "unknown_key"
-    credential: str = "k1"
-    address: str = "10.0.0.1"
-    org: str | None = None
+def failure(*, credential: str = "k1", address: str = "10.0.0.1", org: str | None = None) -> LoginFailure:
+    """Return a failed login."""
+    return LoginFailure("unknown_key", credential, address, org)
 
 
 @pytest.fixture
@@ -37,7 +33,6 @@ async def failures(client: Client, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setattr("perdure_api.login_record.AUDITOR_ID", f"{AUDITOR_ID}-{uuid.uuid4().hex}")
     recorder = RecordedLoginFailures(client, task_queue=Settings().task_queue)
     yield recorder
-    await recorder.close()
     await auditor(client).terminate()
 
 
@@ -66,7 +61,7 @@ async def test_a_failure_is_in_temporal_before_the_caller_hears(
     client: Client, failures: RecordedLoginFailures
 ) -> None:
     """When the recorder returns, a history has the failure, with no worker running."""
-    await failures.record(Failure(org="acme"))
+    await failures.record(failure(org="acme"))
 
     [batch] = await signals(client)
     assert batch.failures == (FailedLogins(reason="unknown_key", credential="k1", address="10.0.0.1", org="acme"),)
@@ -74,10 +69,10 @@ async def test_a_failure_is_in_temporal_before_the_caller_hears(
 
 async def test_a_flood_makes_few_signals_and_loses_nothing(client: Client, failures: RecordedLoginFailures) -> None:
     """A thousand failures at once are two signals, which tell those apart that differ and count those that do not."""
-    many = [Failure(address=f"10.0.0.{number % 3}", credential="k" * (1 + number % 2)) for number in range(1000)]
+    many = [failure(address=f"10.0.0.{number % 3}", credential="k" * (1 + number % 2)) for number in range(1000)]
 
-    await failures.record(Failure())
-    await asyncio.gather(*(failures.record(failure) for failure in many))
+    await failures.record(failure())
+    await asyncio.gather(*(failures.record(one) for one in many))
 
     batches = await signals(client)
     assert len(batches) == 2
@@ -89,7 +84,7 @@ async def test_failures_that_all_differ_do_not_make_a_signal_large(
     client: Client, failures: RecordedLoginFailures
 ) -> None:
     """Beyond a hundred kinds they are counted together, and still none is lost."""
-    await asyncio.gather(*(failures.record(Failure(address=f"address-{number}")) for number in range(300)))
+    await asyncio.gather(*(failures.record(failure(address=f"address-{number}")) for number in range(300)))
 
     [batch] = await signals(client)
     assert len(batch.failures) == MAX_KINDS + 1
@@ -99,7 +94,7 @@ async def test_failures_that_all_differ_do_not_make_a_signal_large(
 
 async def test_what_an_attacker_sends_is_cut_to_a_line(client: Client, failures: RecordedLoginFailures) -> None:
     """Names come from outside: long ones are cut, and control characters left out."""
-    await failures.record(Failure(credential="a\x1b[31m\nb" + "x" * 10_000))
+    await failures.record(failure(credential="a\x1b[31m\nb" + "x" * 10_000))
 
     [batch] = await signals(client)
     [failed] = batch.failures
@@ -116,8 +111,7 @@ async def test_without_temporal_the_caller_is_answered_all_the_same(
     recorder = RecordedLoginFailures(away, task_queue="q")
     begin = time.monotonic()
 
-    await recorder.record(Failure())
-    await recorder.close()
+    await recorder.record(failure())
 
     assert time.monotonic() - begin < 5
     assert "login_failures_not_recorded" in capsys.readouterr().out
@@ -125,11 +119,12 @@ async def test_without_temporal_the_caller_is_answered_all_the_same(
 
 async def test_a_caller_that_leaves_takes_no_failure_with_it(client: Client, failures: RecordedLoginFailures) -> None:
     """Closing the connection early is no way not to be recorded."""
-    leaving = asyncio.create_task(failures.record(Failure()))
+    leaving = asyncio.create_task(failures.record(failure()))
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.wait({leaving})
 
-    await failures.close()
+    async def told() -> int:
+        return total(await signals(client))
 
-    assert total(await signals(client)) == 1
+    assert await eventually(told, what="the signal") == 1

@@ -23,6 +23,7 @@ from perdure.audit.facts import POLICY_DECIDED as DECIDED
 from perdure.audit.login import FailedLoginBatch, FailedLogins
 from perdure.audit.projection import Projection
 from perdure.audit.record import AuditEntry
+from perdure.audit.words import MAX_WORDS
 from perdure.contracts import Finish, RunInput, RunStatus, Totals, call_digest
 from perdure.events import (
     ApprovalAsked,
@@ -208,6 +209,20 @@ def test_ends_say_what_came_of_it() -> None:
     assert [one.outcome for one in found] == ["called", "error", "lost", "failed"]
     assert found[2].reason == "the worker died"
     assert found[3].details == {"steps": 3, "cost_usd": "0.5", "unpriced_calls": 0}
+
+
+def test_reasons_lose_their_secrets_before_they_are_cut() -> None:
+    """A token or password in somebody's words is masked, also one that the cut would have gone through."""
+    token = "ghp_" + "a1B2" * 9
+
+    def reason(text: str) -> str:
+        [entry] = entries(RunCancelRequested(id="0.4", at=NOW, requested_by="7@host", reason=text))
+        return entry.reason
+
+    assert reason(f"it leaked {token}\nin the log") == "it leaked [secret] in the log"
+    assert reason("password=hunter2hunter2") == "password=[secret]"
+    assert token[:12] not in reason("x" * (MAX_WORDS - 20) + f" {token}")
+    assert len(reason("x" * 10_000)) == MAX_WORDS
 
 
 def test_steering_names_who_did_it() -> None:

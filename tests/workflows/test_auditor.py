@@ -623,6 +623,28 @@ async def test_encrypted_histories_are_recorded_with_the_key_alone(
     assert [(record.kind, record.who) for record in records] == [("grant.created", "carl"), ("grant.revoked", "dora")]
 
 
+async def test_personal_data_leaves_reasons_and_resources_if_that_is_asked_for(
+    temporal: Client, folder: FolderStore
+) -> None:
+    """What the redactor of the settings finds is masked before it is hashed; who did it stays."""
+
+    class Masking:
+        def redact(self, text: str) -> str:
+            return text.replace("ann@example.com", "[email]")
+
+    grant = {"grant_id": "g1", "org": "acme", "granted_by": ["carl"], "resource": "mailbox:ann@example.com"}
+    handle = await temporal.start_workflow("Grant", grant, id="g1", task_queue="nobody")
+    await handle.terminate(reason="revoked by dora: ann@example.com asked for it")
+    await visible(temporal, "ExecutionStatus = 'Terminated'")
+    auditor = await auditor_of(temporal, folder)
+    vars(auditor)["_redactor"] = Masking()
+
+    await sweep(auditor)
+
+    _, revoked = await recorded(folder, "acme")
+    assert (revoked.who, revoked.reason, revoked.resource) == ("dora", "[email] asked for it", "mailbox:[email]")
+
+
 async def test_the_workers_keep_an_auditor(temporal: Client, store: AuditStore, tmp_path: Path, s3: str) -> None:
     """With the setting, a worker's start is all it takes: runs are recorded, and the chains' ends are anchored."""
     place = {"audit_url": store.url}

@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 from perdure.audit.contracts import Anchors, AuditorState, Stretch
 from perdure.audit.facts import keyed
 from perdure.audit.opening import open_store
+from perdure.personal_data import load_redactor
 from perdure.settings import Settings
 from perdure_activities.audit.auditor import Auditor
 from perdure_activities.heartbeat import Pulse, heartbeats
@@ -48,6 +49,7 @@ class AuditActivities:
             anchors=_latest(state.anchors, info),
             digest=keyed(key.get_secret_value().encode() if key else None),
             execution=info.workflow_run_id or "",
+            redactor=load_redactor(self._settings),
         )
         with heartbeats() as pulse:
             stop = asyncio.create_task(self._stop())

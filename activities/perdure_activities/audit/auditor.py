@@ -6,6 +6,7 @@ What goes on is asked for the length of its history, the less often the longer n
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from perdure.audit.projection import Projection
 from perdure.audit.record import AuditEntry
 from perdure.audit.store import AuditStore, Manifest
 from perdure.errors import DecryptionError
+from perdure.redaction import SECRETS, Redactor
 from perdure_activities.audit.chains import Chains
 from perdure_activities.audit.cursors import FILE, Cursors, Snapshot, read_snapshot
 from perdure_activities.audit.executions import GONE, Executions, Followed, Row
@@ -53,7 +55,15 @@ class Auditor:
     """One process's turn at the audit."""
 
     def __init__(
-        self, client: Client, store: AuditStore, manifest: Manifest, *, anchors: Anchors, digest: Digest, execution: str
+        self,
+        client: Client,
+        store: AuditStore,
+        manifest: Manifest,
+        *,
+        anchors: Anchors,
+        digest: Digest,
+        execution: str,
+        redactor: Redactor = SECRETS,
     ) -> None:
         """Begin a turn.
 
@@ -64,7 +74,9 @@ class Auditor:
             anchors: The chains' ends as Temporal has them.
             digest: How digests of arguments are recorded.
             execution: The auditor's own, for records of what it finds amiss.
+            redactor: For reasons and resources, which have lost their secrets already.
         """
+        self._redactor = redactor
         self._executions = Executions(client, Pace(REQUESTS_PER_SECOND))
         self._store = store
         self._manifest = manifest
@@ -207,7 +219,7 @@ class Auditor:
 
         async def do(one: Followed) -> None:
             try:
-                self._chains.add([entry async for entry in deed(one)])
+                self._chains.add(await self._redacted([entry async for entry in deed(one)]))
             except RPCError as error:
                 if error.status is not RPCStatusCode.INVALID_ARGUMENT or not one.token:
                     raise
@@ -221,6 +233,11 @@ class Auditor:
                 self._put_off(one, error)
 
         await together([do(one) for one in followed], at_once=CONCURRENT)
+
+    async def _redacted(self, entries: list[AuditEntry]) -> list[AuditEntry]:
+        if self._redactor is SECRETS:
+            return entries
+        return await asyncio.to_thread(lambda: [_without_personal_data(entry, self._redactor) for entry in entries])
 
     def _put_off(self, followed: Followed, error: Exception) -> None:
         row = followed.row
@@ -296,3 +313,8 @@ class Auditor:
         behind = self._behind()
         if behind > LATE:
             log.warning("audit_behind", seconds=round(behind.total_seconds()), waiting=len(self._closed))
+
+
+def _without_personal_data(entry: AuditEntry, redactor: Redactor) -> AuditEntry:
+    texts = {"reason": redactor.redact(entry.reason), "resource": redactor.redact(entry.resource)}
+    return entry.model_copy(update=texts)
