@@ -86,6 +86,7 @@ def _outcome(item: BatchItem, outcome: Decided | PerdureError) -> BatchOutcome:
 @router.get(
     "/runs/{run_id}/approvals/{approval_id}",
     operation_id="getApproval",
+    openapi_extra=requires(Scope.RUNS_READ),
     summary="Look at an approval",
     responses=problems(HTTPStatus.NOT_FOUND),
 )
