@@ -218,14 +218,8 @@ async def test_the_temporal_command_reads_and_writes_through_the_codec(
         load(bare)
 
 
-@pytest.mark.parametrize(
-    ("left", "said"),
-    [(Keyring({"k1": KEYS["k1"]}), "which is not among"), (None, "and there are no PERDURE_ENCRYPTION_KEYS")],
-    ids=["another key", "no key"],
-)
-async def test_runs_whose_key_is_gone_do_not_hide_the_others(
-    env: WorkflowEnvironment, left: Keyring | None, said: str
-) -> None:
+@pytest.mark.parametrize("left", [Keyring({"k1": KEYS["k1"]}), None], ids=["another key", "no key"])
+async def test_runs_whose_key_is_gone_do_not_hide_the_others(env: WorkflowEnvironment, left: Keyring | None) -> None:
     """They are listed without their input, and what cannot be told of them is refused with the key's id."""
     before, user = await encrypted_api(env, current="k2"), f"user-{uuid.uuid4().hex[:8]}"
     client = await env.connect_client(data_converter=data_converter(keyring=left))
@@ -242,7 +236,7 @@ async def test_runs_whose_key_is_gone_do_not_hide_the_others(
 
     assert [row["run_id"] for row in listed] == [old]
     assert rows[new] == "go"
-    assert f"the key 'k2', {said}" in rows[old]
+    assert "the key 'k2', which is not among" in rows[old]
     assert inbox == []
     assert (detail.status_code, detail.json()["type"]) == (502, "urn:perdure:problem:decryption")
     assert "the key 'k2'" in detail.json()["detail"]
