@@ -8,11 +8,14 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from standardwebhooks import Webhook
 
 from perdure.testing import eventually
+
+PATIENCE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Receiver:
 
     async def told(self, count: int = 1) -> Sequence[Received]:
         """Wait until so many requests have come."""
-        await eventually(lambda: len(self.received) >= count, what=f"{count} deliveries")
+        await eventually(lambda: len(self.received) >= count, within=PATIENCE, what=f"{count} deliveries")
         return self.received
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

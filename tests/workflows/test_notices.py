@@ -35,7 +35,7 @@ from tests.harness import (
     start,
     wish,
 )
-from tests.receiver import Received, receiving, status
+from tests.receiver import PATIENCE, Received, receiving, status
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 PAY = wish(("pay", {"card": "9999-0000-SECRET-1", "amount": 5}))
@@ -218,7 +218,7 @@ async def test_a_final_refusal_fails_the_delivery_and_not_the_run(client: Client
     """The run's events say that somebody was not told, and where; the address itself stays out."""
     async with receiving(status(410)) as receiver, desk(client, in_turns(PAY, answer("Paid."))) as (app, settings):
         handle = await start(client, app, settings, callback_url=receiver.url("/T0/secret-path"))
-        await eventually(lambda: _events(client, handle, "notice.failed"), what="the failure")
+        await eventually(lambda: _events(client, handle, "notice.failed"), within=PATIENCE, what="the failure")
         await approve(handle)
         result = await handle.result()
         events = await read_events(client, handle.id)
