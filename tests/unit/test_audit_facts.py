@@ -28,6 +28,8 @@ from perdure.contracts import Finish, RunInput, RunStatus, Totals, call_digest
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,
+    BudgetRaised,
+    BudgetRefused,
     ModelReplied,
     RequestedCall,
     RunCancelRequested,
@@ -112,6 +114,40 @@ def test_a_kind_nobody_has_heard_of_is_taken_in() -> None:
     assert entry.reason == "the day's budget is used up"
     assert entry.details == {"budget": "org/day", "amount_usd": "1.25", "step": 3}
     assert entry.source == "e1/9.2"
+
+
+def test_what_budgets_decided_is_audited() -> None:
+    """Which budget of whom refused how much, and who put more into it."""
+    refused = BudgetRefused(
+        id="0.8",
+        at=NOW,
+        budget="daily",
+        per="day",
+        subject="user ann",
+        cap_usd=Decimal(5),
+        spent_usd=Decimal("4.9"),
+        needed_usd=Decimal("0.2"),
+        reason="the day's budget of user ann has no room",
+    )
+    raised = BudgetRaised(id="0.9", at=NOW, budget="daily", amount_usd=Decimal(2), by="carl")
+
+    first, second = entries(refused, raised)
+
+    assert (first.kind, first.outcome) == ("budget.refused", "refused")
+    assert first.reason == "the day's budget of user ann has no room"
+    assert first.details == {
+        "budget": "daily",
+        "per": "day",
+        "subject": "user ann",
+        "cap_usd": "5",
+        "spent_usd": "4.9",
+        "needed_usd": "0.2",
+    }
+    assert (second.kind, second.who, second.details) == (
+        "budget.raised",
+        "carl",
+        {"budget": "daily", "amount_usd": "2"},
+    )
 
 
 def test_who_started_a_run_with_which_roles() -> None:
