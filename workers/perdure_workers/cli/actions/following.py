@@ -84,9 +84,19 @@ def _write(text: str, output: Path | None) -> None:
 
 def _print_end(ended: RunEnded, *, as_json: bool) -> None:
     if as_json:
-        print_json(RunResult(status=ended.status, output=ended.output, error=ended.error, totals=ended.totals))
+        print_json(
+            RunResult(
+                status=ended.status,
+                output=ended.output,
+                error=ended.error,
+                totals=ended.totals,
+                reason=ended.reason,
+                refusal=ended.refusal,
+            )
+        )
         return
-    if ended.error:
-        console(stderr=True).print(Text(line(f"{ended.error.type}: {ended.error.message}")), soft_wrap=True)
+    why = f"{ended.error.type}: {ended.error.message}" if ended.error else ended.reason
+    if why:
+        console(stderr=True).print(Text(line(why)), soft_wrap=True)
     if ended.output:
         console().print(Text(block(ended.output)), soft_wrap=True)
