@@ -6,6 +6,7 @@ The fields `RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ra
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import Request
@@ -46,8 +47,9 @@ async def limit(request: Request) -> None:
         return
     limiter: RateLimiter = request.app.state.rate_limiter
     address = request.client.host if request.client else ""
-    verdict = await limiter.count(buckets(settings.rate_limits, act_of(request), principal, address=address))
-    request.state.rate_limit_headers = _headers(verdict.standings)
+    counted_in = buckets(settings.rate_limits, act_of(request), principal, address=address)
+    verdict = await limiter.count(counted_in)
+    request.state.rate_limit_headers = _headers(counted_in, verdict.standings)
     if verdict.refused:
         full = verdict.standings[-1]
         raise RateLimitedError(
@@ -98,13 +100,13 @@ def _counts(settings: Settings, principal: Principal | None) -> bool:
     return principal is not None and principal.authenticated
 
 
-def _headers(standings: tuple[Standing, ...]) -> dict[str, str]:
+def _headers(counted_in: Sequence[Bucket], standings: Sequence[Standing]) -> dict[str, str]:
     if not standings:
         return {}
     tightest = min(standings, key=lambda standing: standing.remaining)
     return {
         "RateLimit-Policy": ", ".join(
-            f"{json.dumps(one.bucket.policy)};q={one.bucket.rate.calls};w={one.bucket.window}" for one in standings
+            f"{json.dumps(bucket.policy)};q={bucket.rate.calls};w={bucket.window}" for bucket in counted_in
         ),
         "RateLimit": f"{json.dumps(tightest.bucket.policy)};r={tightest.remaining};t={tightest.reset}",
     }

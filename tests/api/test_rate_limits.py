@@ -194,6 +194,37 @@ def test_callers_are_told_apart() -> None:
     assert counted(open_caller) == {"read-key": ("address", "127.0.0.1")}
 
 
+async def test_keys_share_the_limits_of_their_user_and_organisation(client: Client) -> None:
+    """A user's second key does not help the user, nor a second user the organisation; another one goes on."""
+    limits = RateLimits.model_validate({"read": {"key": "2/h", "user": "3/h", "org": "5/h"}})
+    api = Api(client, settings=required(rate_limits=limits))
+    keys = {
+        "ann": await api.key("acme", user="ann"),
+        "ann again": await api.key("acme", user="ann"),
+        "bob": await api.key("acme", user="bob"),
+        "bob again": await api.key("acme", user="bob"),
+        "elsewhere": await api.key("globex", user="ann"),
+    }
+
+    async with api.http:
+
+        async def answers(name: str, count: int) -> list[httpx2.Response]:
+            return [await api.http.get("/v1/agents", headers=bearer(keys[name])) for _ in range(count)]
+
+        responses = [
+            *await answers("ann", 3),
+            *await answers("ann again", 2),
+            *await answers("bob", 2),
+            *await answers("bob again", 1),
+            *await answers("elsewhere", 1),
+        ]
+
+    told = [re.findall(r"\((.*?)\)", one.json()["detail"]) if one.status_code == 429 else [] for one in responses]
+    assert told == [[], [], ["read-key"], [], ["read-user"], [], [], ["read-org"], []]
+    policy = '"read-key";q=2;w=3600, "read-user";q=3;w=3600, "read-org";q=5;w=3600'
+    assert {one.headers["RateLimit-Policy"] for one in responses} == {policy}
+
+
 async def test_who_is_refused_uses_up_nothing_of_the_others() -> None:
     """A user who goes on after being refused leaves the organisation's limit alone."""
     limiter = RateLimiter()
