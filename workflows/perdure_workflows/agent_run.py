@@ -11,19 +11,10 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
+    from perdure.activities import TranscriptPage, TranscriptRequest
     from perdure.agent import AgentSpec
     from perdure.budget import Refusal
-    from perdure.contracts import (
-        MAX_REPLY_BYTES,
-        WORKFLOW_NAME,
-        RunError,
-        RunResult,
-        RunStatus,
-        RunView,
-        TranscriptPage,
-        TranscriptRequest,
-        cut,
-    )
+    from perdure.contracts import MAX_REPLY_BYTES, WORKFLOW_NAME, RunError, RunResult, RunStatus, RunView, cut
     from perdure.outage import is_outage
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.cancellation import raise_if_cancelled

@@ -8,15 +8,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.contracts import (
-        Finish,
-        ModelCall,
-        ModelReply,
-        RunError,
-        TailMessage,
-        call_digest,
-        call_model,
-    )
+    from perdure.activities import Finish, ModelCall, ModelReply, TailMessage, call_digest, call_model
+    from perdure.contracts import RunError
     from perdure.messages import Message, ToolCallPart, ToolResult, UserMessage
     from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.ending import RunFailsError
@@ -109,8 +102,10 @@ class Dialogue:
         Raises:
             RunFailsError: It refuses, was blocked, or cannot be gone on with.
         """
-        self._state.totals = self._state.totals.with_reply(reply)
         message = reply.message
+        self._state.totals = self._state.totals.with_model_call(
+            reply.usage, cost_usd=reply.cost_usd, tool_calls=len(message.tool_calls)
+        )
         self._transcript.append(message)
         self._purse.pay(reply)
         self._state.tail = []

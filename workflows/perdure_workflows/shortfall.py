@@ -9,7 +9,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from perdure.budget import Refusal
-    from perdure.contracts import PendingApproval
+    from perdure.oversight import PendingApproval
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.publication import Publication
     from perdure_workflows.purse import Purse

@@ -12,7 +12,8 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from pydantic_core import to_json
 
-    from perdure.contracts import RunError, TranscriptSlice, adopt_transcript
+    from perdure.activities import TranscriptSlice, adopt_transcript
+    from perdure.contracts import RunError
     from perdure.outage import TRANSCRIPT_LOST
     from perdure.search_attributes import ALL
     from perdure_workflows.alarm import Alarm
