@@ -13,8 +13,9 @@ from datetime import timedelta
 from functools import lru_cache
 
 from perdure import Agent, App
+from perdure.activities import Finish
 from perdure.agent import AgentSpec, Limits
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Usage
 from perdure.messages import AssistantMessage, Message, TextPart, ToolCallPart
 from perdure.testing import Call, Script, ScriptedRequest, Turn
 from perdure_activities.providers.provider import PromptCache, ProviderReply

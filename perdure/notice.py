@@ -7,9 +7,10 @@ from typing import Final, Literal
 
 from temporalio import activity
 
-from perdure.contracts import ApprovalRecord, PendingApproval, RunResult
+from perdure.contracts import RunResult
 from perdure.messages import Frozen
 from perdure.notification import Occasion
+from perdure.oversight import ApprovalRecord, PendingApproval
 
 DELIVERY_NAME: Final = "Delivery"
 """The workflow's type, by which deliveries are listed."""

@@ -15,18 +15,11 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure import Agent, App
+from perdure.activities import Finish, TranscriptPage, TranscriptRequest
 from perdure.agent import AgentSpec
-from perdure.contracts import (
-    ApprovalsMemo,
-    Finish,
-    PendingApproval,
-    RunResult,
-    RunView,
-    TranscriptPage,
-    TranscriptRequest,
-    Usage,
-)
+from perdure.contracts import RunResult, RunView, Usage
 from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart, ToolCallPart, ToolMessage
+from perdure.oversight import ApprovalsMemo, PendingApproval
 from perdure.search_attributes import MEMO_APPROVALS
 from perdure.settings import Price, Settings
 from perdure.testing import eventually

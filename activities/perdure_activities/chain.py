@@ -18,8 +18,9 @@ from typing import Final, Protocol
 import structlog
 from temporalio.exceptions import ApplicationError
 
+from perdure.activities import SkippedModel
 from perdure.agent import AgentSpec
-from perdure.contracts import SkippedModel, cut
+from perdure.contracts import cut
 from perdure.outage import is_outage
 from perdure_activities.breaker import Breaker
 from perdure_activities.providers.posture import BY_TYPE, CIRCUIT_OPEN, REJECTED

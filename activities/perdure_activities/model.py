@@ -15,16 +15,10 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from perdure.activities import ModelCall, ModelReply, TranscriptPage, TranscriptSlice
 from perdure.agent import AgentSpec
 from perdure.app import App
-from perdure.contracts import (
-    MAX_REPLY_BYTES,
-    ModelCall,
-    ModelReply,
-    TranscriptPage,
-    TranscriptSlice,
-    cut,
-)
+from perdure.contracts import MAX_REPLY_BYTES, cut
 from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
 from perdure.outage import REPLY_TOO_LARGE, TRANSCRIPT_LOST

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from temporalio.exceptions import ApplicationError
 
-from perdure.contracts import Finish
+from perdure.activities import Finish
 from perdure.guard import Guard
 from perdure.messages import AssistantMessage, Part, TextPart
 from perdure.stream_guard import GuardTimeoutError, StreamGuard, matches

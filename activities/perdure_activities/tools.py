@@ -20,9 +20,10 @@ from pydantic import BaseModel, ValidationError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from perdure.activities import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconciliation, ToolCall, ToolOutcome
 from perdure.app import App
 from perdure.caching import cache_key
-from perdure.contracts import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconciliation, ToolCall, ToolOutcome, cut
+from perdure.contracts import cut
 from perdure.errors import ToolError
 from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction

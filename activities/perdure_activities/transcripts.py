@@ -13,14 +13,7 @@ from datetime import timedelta
 
 from temporalio.client import Client, WorkflowHandle
 
-from perdure.contracts import (
-    ModelCall,
-    ResultReference,
-    Segment,
-    TailMessage,
-    TranscriptPage,
-    TranscriptRequest,
-)
+from perdure.activities import ModelCall, ResultReference, Segment, TailMessage, TranscriptPage, TranscriptRequest
 from perdure.messages import Message, ToolMessage, ToolResult, canonical
 from perdure_activities.conversation import Conversation, Encode, TranscriptError
 

@@ -14,10 +14,11 @@ from temporalio.client import Client
 
 from perdure import history
 from perdure.app import App
-from perdure.contracts import ApprovalRecord, Decision, PendingApproval, RunView
+from perdure.contracts import RunView
 from perdure.errors import ApprovalNotFoundError, ConflictError, InputTooLargeError, InvalidInputError
 from perdure.events import ApprovalChanged
 from perdure.messages import JsonObject
+from perdure.oversight import ApprovalRecord, Decision, PendingApproval
 from perdure.principal import Principal
 from perdure.schema import explain
 from perdure.secret_forms import MASK

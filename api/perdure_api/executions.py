@@ -20,19 +20,10 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError, TerminatedError
 from temporalio.service import RPCError
 
-from perdure.contracts import (
-    WORKFLOW_NAME,
-    Decision,
-    Hold,
-    Revocation,
-    RunError,
-    RunResult,
-    RunView,
-    SteeringMessage,
-    Totals,
-)
+from perdure.contracts import WORKFLOW_NAME, RunError, RunResult, RunView, Totals
 from perdure.encryption import seal
 from perdure.errors import ConflictError, RunNotFoundError
+from perdure.oversight import Decision, Hold, Revocation, SteeringMessage
 from perdure.search_attributes import COST, MEMO_RESULT, ORG, STEPS
 from perdure_api import visibility
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors

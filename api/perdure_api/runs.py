@@ -14,16 +14,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from perdure import history
 from perdure.app import App
-from perdure.contracts import (
-    MAX_INPUT_BYTES,
-    MAX_MESSAGE_BYTES,
-    Hold,
-    PendingApproval,
-    Revocation,
-    RunResult,
-    RunView,
-    SteeringMessage,
-)
+from perdure.contracts import MAX_INPUT_BYTES, MAX_MESSAGE_BYTES, RunResult, RunView
 from perdure.errors import (
     ApprovalNotFoundError,
     CallbackRefusedError,
@@ -38,6 +29,7 @@ from perdure.events import EventId, RunEvent, Step, steps
 from perdure.grant import Grant
 from perdure.input_guard import InputContext, check_input
 from perdure.outgoing import NotResolvedError, Outgoing
+from perdure.oversight import Hold, PendingApproval, Revocation, SteeringMessage
 from perdure.personal_data import load_redactor
 from perdure.principal import OPERATOR, Principal
 from perdure.priority import priority_of

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from perdure.agent import NAME_PATTERN, Limits
 from perdure.approval import GrantTerm
 from perdure.budget import Refusal, Usd
-from perdure.contracts import PendingApproval, RunError, RunStatus, SteeringRecord, Totals
+from perdure.contracts import RunError, RunStatus, Totals
 from perdure.endpoint import MAX_URL
 from perdure.events import StepApproval
 from perdure.grant import Grant
 from perdure.messages import Frozen, JsonObject
+from perdure.oversight import PendingApproval, SteeringRecord
 from perdure.priority import Priority
 from perdure.rate import Rate
 from perdure.tool import Approval, Effect

@@ -14,11 +14,12 @@ from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
 from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
-from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunStatus, SteeringMemo
+from perdure.contracts import WORKFLOW_NAME, RunStatus
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
 from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
+from perdure.oversight import ApprovalsMemo, SteeringMemo
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,

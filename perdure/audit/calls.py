@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from perdure.contracts import PendingApproval, call_digest
+from perdure.activities import call_digest
 from perdure.events import ApprovalAsked, ApprovalChanged, ModelReplied, RequestedCall, RunEvent, ToolCalled
 from perdure.events.payloads import OpenCall
+from perdure.oversight import PendingApproval
 
 _PERMISSIONS: Final = {"tool.called": "allow", "approval.asked": "ask", "tool.answered": "deny"}
 """What a rule said of a call, by the kind of event that carries the rule."""

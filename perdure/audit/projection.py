@@ -12,11 +12,12 @@ from perdure.audit.calls import Calls, CarriedCall
 from perdure.audit.entities import SUBJECTS, Entity
 from perdure.audit.facts import Digest, Origin, entries_of
 from perdure.audit.record import AuditEntry
-from perdure.contracts import WORKFLOW_NAME, ApprovalsMemo, RunInput
+from perdure.contracts import WORKFLOW_NAME, RunInput
 from perdure.events import Projector
 from perdure.events.payloads import read, read_first
 from perdure.events.stamp import Stamp
 from perdure.messages import Frozen
+from perdure.oversight import ApprovalsMemo
 from perdure.search_attributes import MEMO_APPROVALS
 
 WORKFLOW_TYPES: Final = (WORKFLOW_NAME, *SUBJECTS)

@@ -22,18 +22,8 @@ from temporalio.api.history.v1 import (
     ActivityTaskTimedOutEventAttributes,
 )
 
-from perdure.contracts import (
-    TOOL_MISSING,
-    ModelCall,
-    ModelReply,
-    Reconciliation,
-    RunInput,
-    RunResult,
-    TailMessage,
-    ToolCall,
-    ToolOutcome,
-    Totals,
-)
+from perdure.activities import TOOL_MISSING, ModelCall, ModelReply, Reconciliation, TailMessage, ToolCall, ToolOutcome
+from perdure.contracts import RunInput, RunResult, Totals
 from perdure.events.event import (
     ModelCalled,
     ModelFailed,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, Literal, assert_never
 
-from perdure.contracts import ApprovalRecord, ApprovalsMemo, PendingApproval
 from perdure.events.event import ApprovalAsked, ApprovalChanged, GrantChanged, RunEvent
 from perdure.events.stamp import Stamp
+from perdure.oversight import ApprovalRecord, ApprovalsMemo, PendingApproval
 
 _STEP = re.compile(r"c(\d+)-")
 

@@ -13,10 +13,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
+from perdure.activities import Finish, SkippedModel
 from perdure.agent import Limits
 from perdure.approval import ArgumentChange
 from perdure.budget import Refusal
-from perdure.contracts import Finish, RunError, RunStatus, SkippedModel, Totals, Usage
+from perdure.contracts import RunError, RunStatus, Totals, Usage
 from perdure.messages import Frozen, JsonObject
 
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,18})(?:\.([1-9]\d{0,8}))?", re.ASCII)

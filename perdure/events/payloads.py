@@ -9,7 +9,8 @@ from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 
-from perdure.contracts import TailMessage, Totals
+from perdure.activities import TailMessage
+from perdure.contracts import Totals
 from perdure.messages import Frozen, JsonObject, ToolResult
 
 M = TypeVar("M", bound=BaseModel)

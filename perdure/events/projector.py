@@ -27,7 +27,7 @@ from temporalio.api.history.v1 import (
 )
 
 from perdure.budget import BudgetMemo
-from perdure.contracts import ApprovalsMemo, Decision, RunError, RunInput, RunResult, RunStatus, SteeringMemo
+from perdure.contracts import RunError, RunInput, RunResult, RunStatus
 from perdure.events.activities import Activities
 from perdure.events.approvals import ApprovalLog
 from perdure.events.budgets import BudgetLog
@@ -46,6 +46,7 @@ from perdure.events.payloads import CarriedRun, read, read_first, short_name
 from perdure.events.stamp import Stamp
 from perdure.events.steering import SteeringLog
 from perdure.ledger.contracts import ANSWER_SIGNAL, LedgerAnswer
+from perdure.oversight import ApprovalsMemo, Decision, SteeringMemo
 from perdure.search_attributes import MEMO_APPROVALS, MEMO_BUDGET, MEMO_RESULT, MEMO_STEERING
 
 _HARMLESS_TASK_FAILURES: Final = (

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from perdure.contracts import SteeringMemo, SteeringRecord
 from perdure.events.event import MessageReceived, RunEvent, RunHeld, SignalIgnored
 from perdure.events.stamp import Stamp
+from perdure.oversight import SteeringMemo, SteeringRecord
 
 
 class SteeringLog:

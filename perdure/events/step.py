@@ -8,8 +8,9 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, assert_never
 
+from perdure.activities import Finish, SkippedModel
 from perdure.approval import ArgumentChange
-from perdure.contracts import Finish, SkippedModel, Usage
+from perdure.contracts import Usage
 from perdure.events.event import (
     ApprovalAsked,
     ApprovalChanged,

@@ -15,8 +15,9 @@ from typing import Final, Literal
 from pydantic import Field
 from temporalio import activity
 
+from perdure.activities import ModelReply
 from perdure.budget import Line, Place, Refusal
-from perdure.contracts import ModelReply, Usage
+from perdure.contracts import Usage
 from perdure.messages import Frozen
 
 LEDGER_NAME: Final = "Ledger"

@@ -8,7 +8,7 @@ from pydantic import Field
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 
-from perdure.contracts import ModelCall, ModelReply
+from perdure.activities import ModelCall, ModelReply
 from perdure.events.payloads import read_first
 from perdure.ledger.contracts import ModelUse, Used
 from perdure.messages import Frozen

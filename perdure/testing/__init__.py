@@ -14,7 +14,8 @@
 As a process of its own: `python -m perdure.testing --script package.module:script`.
 """
 
-from perdure.contracts import Finish, Usage
+from perdure.activities import Finish
+from perdure.contracts import Usage
 from perdure.testing.fault import Fault, FaultKind
 from perdure.testing.polling import eventually
 from perdure.testing.script import Call, Script, ScriptedRequest, ScriptFunction, Turn, load_script

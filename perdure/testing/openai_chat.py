@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from perdure.contracts import Finish, Usage
+from perdure.activities import Finish
+from perdure.contracts import Usage
 from perdure.messages import AssistantMessage, JsonObject, Message, TextPart, ToolMessage, ToolResult, UserMessage
 from perdure.testing.openai import openai_error, openai_usage
 from perdure.testing.prompt_cache import PromptCache

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from perdure.contracts import Finish, Usage
+from perdure.activities import Finish
+from perdure.contracts import Usage
 from perdure.messages import (
     AssistantMessage,
     JsonObject,

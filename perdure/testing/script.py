@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 
-from perdure.contracts import Finish, Usage
+from perdure.activities import Finish
+from perdure.contracts import Usage
 from perdure.errors import ConfigurationError
 from perdure.messages import AssistantMessage, JsonObject, Message, ToolMessage, ToolResult, UserMessage
 from perdure.testing.fault import Fault

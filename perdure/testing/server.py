@@ -16,7 +16,7 @@ from typing import Any, Final
 import uvicorn
 from pydantic import TypeAdapter, ValidationError
 
-from perdure.contracts import Finish
+from perdure.activities import Finish
 from perdure.errors import ConfigurationError
 from perdure.messages import JsonObject
 from perdure.testing.anthropic_messages import AnthropicMessages

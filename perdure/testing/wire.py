@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from perdure.contracts import Finish, Usage
+from perdure.activities import Finish
+from perdure.contracts import Usage
 from perdure.messages import JsonObject, Message, ToolCallPart
 from perdure.testing.prompt_cache import PromptCache
 from perdure.testing.script import Turn

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 
+from perdure.activities import SkippedModel
 from perdure.agent import AgentSpec
-from perdure.contracts import SkippedModel
 from perdure.outage import is_outage
 from perdure_activities.breaker import Breaker, CircuitBreakers, Unguarded
 from perdure_activities.chain import Answer, Deadline, Failure, first_answer, verdict

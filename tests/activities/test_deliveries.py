@@ -14,10 +14,12 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from perdure.activities import call_digest
 from perdure.approval import ApprovalRequirement
-from perdure.contracts import ApprovalRecord, PendingApproval, RunError, RunResult, RunStatus, Totals, call_digest
+from perdure.contracts import RunError, RunResult, RunStatus, Totals
 from perdure.notice import Delivered, Notice, RunFacts
 from perdure.outgoing import Outgoing
+from perdure.oversight import ApprovalRecord, PendingApproval
 from perdure.redaction import SECRETS
 from perdure_activities.deliveries import Deliveries
 from perdure_activities.notice_body import MAX_SHOWN, Links

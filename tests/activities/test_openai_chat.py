@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 
-from perdure.contracts import Finish, Usage
+from perdure.activities import Finish
+from perdure.contracts import Usage
 from perdure.messages import (
     AssistantMessage,
     OpaquePart,

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from perdure.contracts import Finish
+from perdure.activities import Finish
 from perdure.messages import AssistantMessage, Message, ToolCallPart, ToolMessage, ToolResult, UserMessage
 from perdure.testing import Call, Fault, Script, ScriptedModel, Turn
 from perdure_activities.providers.provider import Provider, ProviderReply

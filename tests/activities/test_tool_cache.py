@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from temporalio.testing import ActivityEnvironment
 
 from perdure import App, ToolContext, ToolError
-from perdure.contracts import ToolCall, ToolOutcome
+from perdure.activities import ToolCall, ToolOutcome
 from perdure.encryption import new_key
 from perdure.errors import SettingsError
 from perdure.messages import JsonObject

@@ -14,8 +14,8 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from perdure import App
+from perdure.activities import ModelCall, ResultReference, TailMessage
 from perdure.agent import AgentSpec
-from perdure.contracts import ModelCall, ResultReference, TailMessage
 from perdure.messages import (
     AssistantMessage,
     Message,

@@ -15,8 +15,9 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.testing import WorkflowEnvironment
 
+from perdure.activities import Finish
 from perdure.codec import data_converter
-from perdure.contracts import Finish, RunError
+from perdure.contracts import RunError
 from perdure.encryption import Keyring, new_key
 from perdure.errors import HistoryFileError
 from perdure.events import RunEnded

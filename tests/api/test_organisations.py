@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
-from perdure.contracts import Decision, RunInput
+from perdure.contracts import RunInput
 from perdure.errors import RunNotFoundError
 from perdure.events import RunEvent
 from perdure.messages import Message
+from perdure.oversight import Decision
 from perdure.principal import ANYONE, OPERATOR, Principal, Scope
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.runs import Runs

@@ -14,8 +14,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import history
+from perdure.activities import Finish
 from perdure.codec import data_converter
-from perdure.contracts import Finish, RunStatus
+from perdure.contracts import RunStatus
 from perdure.encryption import Keyring, new_key
 from perdure.messages import Message
 from perdure.testing import eventually

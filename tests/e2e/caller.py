@@ -8,8 +8,9 @@ from datetime import timedelta
 
 import httpx2
 
-from perdure.contracts import PendingApproval, RunStatus
+from perdure.contracts import RunStatus
 from perdure.messages import JsonObject
+from perdure.oversight import PendingApproval
 from perdure.testing import eventually
 from perdure_api.schemas import DecisionRequest, InboxApproval, RunDetail
 

@@ -8,8 +8,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from perdure.app import App
-from perdure.contracts import PendingApproval
 from perdure.errors import ServerUnreachableError
+from perdure.oversight import PendingApproval
 from perdure.settings import Settings
 from perdure_api.runs import Runs
 from perdure_api.schemas import DecisionRequest, InboxApproval, InboxFilter

@@ -20,7 +20,7 @@ from temporalio.client import Client
 
 from perdure import App
 from perdure.codec import data_converter
-from perdure.contracts import PendingApproval
+from perdure.oversight import PendingApproval
 from perdure.settings import Settings
 from perdure.testing import ScriptedModel, eventually
 from perdure_api.runs import Runs

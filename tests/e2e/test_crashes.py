@@ -16,8 +16,9 @@ import httpx2
 import pytest
 
 from perdure.app import load_app
-from perdure.contracts import ApprovalRecord, RunStatus
+from perdure.contracts import RunStatus
 from perdure.messages import AssistantMessage
+from perdure.oversight import ApprovalRecord
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_api.runs import Runs

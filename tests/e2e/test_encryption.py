@@ -21,8 +21,9 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from perdure import App, ToolContext, ToolError
+from perdure.activities import Finish
 from perdure.codec import data_converter
-from perdure.contracts import Finish, RunStatus
+from perdure.contracts import RunStatus
 from perdure.encryption import Keyring, new_key
 from perdure.errors import ConflictError
 from perdure.events import RunCancelRequested

@@ -26,14 +26,16 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, Limits
+from perdure.activities import Finish
 from perdure.budget import Line, Place, Rate, Terms
 from perdure.codec import data_converter
-from perdure.contracts import Finish, PendingApproval, RunStatus
+from perdure.contracts import RunStatus
 from perdure.guard import KEYS
 from perdure.history import export, fetch_execution, fetch_executions, load
 from perdure.ledger.contracts import ledger_id
 from perdure.messages import Message, UserMessage
 from perdure.notification import NotificationTarget
+from perdure.oversight import PendingApproval
 from perdure.policy import Permission, Policy, Rule
 from perdure.priority import Priority
 from perdure.settings import Price

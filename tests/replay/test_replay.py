@@ -110,7 +110,7 @@ async def test_the_debugger_stops_in_the_workflow_where_a_step_is_called_and_whe
     """Both times the run's own variables are there, and 'next' goes on in the run's code."""
     written = io.StringIO()
     commands = io.StringIO(
-        "p ('called', step)\ncontinue\np ('back', __return__.finish.value)\nnext\nnext\nstep\nnext\nwhere\nquit\n"
+        "p ('called', step)\ncontinue\np ('back', __return__.finish.value)\nnext\nstep\nnext\nwhere\nquit\n"
     )
     debugger = StepDebugger(5, stdin=commands, stdout=written)
 
@@ -120,7 +120,7 @@ async def test_the_debugger_stops_in_the_workflow_where_a_step_is_called_and_whe
     assert report.deterministic
     assert "('called', 5)" in written.getvalue()
     assert "('back', 'tool_calls')" in written.getvalue()
-    assert "_hear()\n-> message = reply.message" in written.getvalue()
+    assert "take()\n-> message = reply.message" in written.getvalue()
 
 
 async def test_quitting_the_debugger_lets_the_run_come_to_its_end() -> None:

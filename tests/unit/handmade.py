@@ -11,21 +11,13 @@ from google.protobuf.json_format import ParseDict
 from pydantic import BaseModel
 from temporalio.api.history.v1 import HistoryEvent
 
+from perdure.activities import Finish, ModelCall, ModelReply, TailMessage, ToolCall, ToolOutcome
 from perdure.agent import AgentSpec
 from perdure.budget import Terms
-from perdure.contracts import (
-    ApprovalsMemo,
-    Finish,
-    ModelCall,
-    ModelReply,
-    RunInput,
-    TailMessage,
-    ToolCall,
-    ToolOutcome,
-    Usage,
-)
+from perdure.contracts import RunInput, Usage
 from perdure.events import Projector, RunEvent
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, ToolResult
+from perdure.oversight import ApprovalsMemo
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 """When the history begins; each event comes a second later."""

@@ -11,7 +11,8 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from perdure.contracts import ApprovalRecord, PendingApproval, call_digest
+from perdure.activities import call_digest
+from perdure.oversight import ApprovalRecord, PendingApproval
 from perdure_workflows.approvals import MAX_RECORDS, Approvals
 from perdure_workflows.signals import NO_PAYLOAD
 from perdure_workflows.state import ApprovalsState

@@ -15,6 +15,7 @@ from google.protobuf.json_format import ParseDict
 from pydantic import BaseModel
 from temporalio.api.history.v1 import HistoryEvent
 
+from perdure.activities import Finish, call_digest
 from perdure.audit.calls import Calls
 from perdure.audit.contracts import AUDITOR_WORKFLOW
 from perdure.audit.entities import SUBJECTS
@@ -24,7 +25,7 @@ from perdure.audit.login import FailedLoginBatch, FailedLogins
 from perdure.audit.projection import Projection
 from perdure.audit.record import AuditEntry
 from perdure.audit.words import MAX_WORDS
-from perdure.contracts import Finish, RunInput, RunStatus, Totals, call_digest
+from perdure.contracts import RunInput, RunStatus, Totals
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from perdure.contracts import Finish, RunStatus, Usage
+from perdure.activities import Finish
+from perdure.contracts import RunStatus, Usage
 from perdure.events import ApprovalAsked, ModelCalled, ModelReplied, RequestedCall, RunEnded, RunEvent, ToolCalled
 from perdure_workers.watching import Progress
 

@@ -12,17 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from perdure.contracts import (
-    ApprovalRecord,
-    ApprovalsMemo,
-    Decision,
-    PendingApproval,
-    Reconciliation,
-    RunError,
-    RunResult,
-    RunStatus,
-    Totals,
-)
+from perdure.activities import Reconciliation
+from perdure.contracts import RunError, RunResult, RunStatus, Totals
 from perdure.events import (
     RUN_EVENT,
     ApprovalAsked,
@@ -46,6 +37,7 @@ from perdure.events import (
 )
 from perdure.events.payloads import CarriedState, OpenCall
 from perdure.messages import ToolResult
+from perdure.oversight import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval
 from tests.unit.handmade import BEGIN, Handmade, heard, model_call, outcome, payload, tool_call, wish, words
 
 NUMBERS = st.integers(min_value=0, max_value=10**6)

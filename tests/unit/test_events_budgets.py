@@ -9,7 +9,7 @@ from decimal import Decimal
 from rich.console import Console
 
 from perdure.budget import BudgetMemo, BudgetRecord, Place, Refusal, Terms
-from perdure.contracts import ApprovalRecord, ApprovalsMemo, PendingApproval, RunResult, RunStatus
+from perdure.contracts import RunResult, RunStatus
 from perdure.events import (
     BudgetDowngraded,
     BudgetRaised,
@@ -21,6 +21,7 @@ from perdure.events import (
 )
 from perdure.ledger.contracts import LedgerAnswer, ModelUse
 from perdure.ledger.spending import used_by
+from perdure.oversight import ApprovalRecord, ApprovalsMemo, PendingApproval
 from perdure_workers.timeline import show
 from perdure_workers.watching import Progress
 from perdure_workflows.state import PurseState, RunState

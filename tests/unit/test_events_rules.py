@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.contracts import ApprovalsMemo, ModelCall, RunResult, RunStatus
+from perdure.activities import ModelCall
+from perdure.contracts import RunResult, RunStatus
 from perdure.events import ApprovalAsked, RunEvent, StepStatus, ToolAnswered, ToolCalled, steps
 from perdure.events.payloads import CarriedState, OpenCall
 from perdure.messages import ToolMessage, ToolResult, canonical, digest_of
+from perdure.oversight import ApprovalsMemo
 from tests.unit.handmade import Handmade, heard, model_call, outcome, payload, tool_call, wish, words
 from tests.unit.test_events import pending, record
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from perdure.contracts import ApprovalsMemo
 from perdure.events import Step, StepStatus, steps
 from perdure.messages import ToolResult
+from perdure.oversight import ApprovalsMemo
 from tests.unit.handmade import BEGIN, Handmade, heard, outcome, wish, words
 from tests.unit.test_events import BROKEN, TIMEOUT, pending, record
 

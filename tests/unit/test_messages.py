@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.contracts import call_digest, cut
+from perdure.activities import call_digest
+from perdure.contracts import cut
 from perdure.messages import (
     MESSAGE,
     AssistantMessage,

@@ -6,8 +6,9 @@ from decimal import Decimal
 
 import pytest
 
+from perdure.activities import Finish
 from perdure.budget import Rate
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Usage
 from perdure.messages import AssistantMessage, JsonObject
 from perdure.prices import PRICED_BY, worst_rates
 from perdure.settings import Price

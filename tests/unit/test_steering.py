@@ -11,8 +11,9 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from perdure.contracts import MAX_MESSAGE_BYTES, SteeringMemo, SteeringMessage, SteeringRecord
+from perdure.contracts import MAX_MESSAGE_BYTES
 from perdure.events import MessageReceived, RunHeld, SignalIgnored
+from perdure.oversight import SteeringMemo, SteeringMessage, SteeringRecord
 from perdure.search_attributes import MEMO_STEERING
 from perdure_workflows.signals import NO_PAYLOAD
 from perdure_workflows.state import SteeringState

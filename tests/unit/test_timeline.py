@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from perdure.contracts import RunStatus, SkippedModel, Totals, Usage
+from perdure.activities import SkippedModel
+from perdure.contracts import RunStatus, Totals, Usage
 from perdure.events import RunEvent
 from perdure.history import load, project
 from perdure_workers.plain_text import bill, block, call, line, money, span, tokens

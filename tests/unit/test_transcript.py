@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.contracts import TranscriptPage, TranscriptRequest
+from perdure.activities import TranscriptPage, TranscriptRequest
 from perdure.messages import Message, UserMessage, digest_of
 from perdure_workflows.state import TranscriptState
 from perdure_workflows.transcript import ADOPT_AFTER, MAX_CARRIED_BYTES, Transcript

@@ -20,6 +20,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App
+from perdure.activities import call_digest
 from perdure.agent import Limits
 from perdure.audit.anchors import read_anchors
 from perdure.audit.contracts import AUDITOR_ID, AUDITOR_WORKFLOW, Anchors, AuditorState
@@ -31,7 +32,6 @@ from perdure.audit.record import AuditRecord
 from perdure.audit.store import AuditStore
 from perdure.audit.verification import Fault
 from perdure.codec import data_converter
-from perdure.contracts import call_digest
 from perdure.encryption import Keyring, new_key, seal
 from perdure.policy import Policy
 from perdure.settings import Settings

@@ -14,8 +14,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import Limits
+from perdure.activities import Finish
 from perdure.budget import RunCap
-from perdure.contracts import Finish, RunStatus
+from perdure.contracts import RunStatus
 from perdure.messages import Message
 from perdure.search_attributes import STATUS
 from perdure.testing import eventually

@@ -15,8 +15,9 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, ToolContext
 from perdure.codec import data_converter
-from perdure.contracts import ApprovalsMemo, RunStatus
+from perdure.contracts import RunStatus
 from perdure.messages import Message, UserMessage
+from perdure.oversight import ApprovalsMemo
 from perdure.priority import Priority
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply

@@ -11,11 +11,11 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import App
-from perdure.contracts import PendingApproval
 from perdure.events import ApprovalAsked, GrantChanged, ToolCalled
 from perdure.grant import grant_id
 from perdure.history import project, read_events
 from perdure.messages import Message
+from perdure.oversight import PendingApproval
 from perdure.policy import Policy
 from perdure.testing import eventually
 from perdure_activities.grants import find_grant

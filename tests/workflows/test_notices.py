@@ -14,7 +14,8 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import App, ToolContext
-from perdure.contracts import Finish, RunStatus
+from perdure.activities import Finish
+from perdure.contracts import RunStatus
 from perdure.events import NoticeChanged, RunEnded
 from perdure.history import fetch_executions, read_events
 from perdure.notice import DELIVERY_NAME, MAX_OUTPUT_BYTES

@@ -8,7 +8,8 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError
 
 from perdure import App, Guard
-from perdure.contracts import Finish, RunResult
+from perdure.activities import Finish
+from perdure.contracts import RunResult
 from perdure.errors import ConfigurationError, DuplicateNameError
 from perdure.events import ModelReplied
 from perdure.history import fetch_executions, read_events

@@ -11,7 +11,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import App, ToolContext
-from perdure.contracts import PendingApproval, RunStatus
+from perdure.contracts import RunStatus
+from perdure.oversight import PendingApproval
 from perdure.policy import Policy
 from perdure.testing import eventually
 from tests.harness import (

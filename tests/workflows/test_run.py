@@ -12,7 +12,8 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
 from perdure import App, Limits, ToolContext, ToolError
-from perdure.contracts import Finish, RunResult, RunStatus
+from perdure.activities import Finish
+from perdure.contracts import RunResult, RunStatus
 from perdure.messages import Message, OpaquePart, TextPart, ToolCallPart, UserMessage
 from perdure_activities.providers.provider import ProviderReply
 from tests.harness import (

@@ -14,8 +14,9 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, Limits, ToolContext
 from perdure.codec import data_converter
-from perdure.contracts import MAX_MESSAGE_BYTES, RunStatus, SteeringMemo
+from perdure.contracts import MAX_MESSAGE_BYTES, RunStatus
 from perdure.messages import Message, UserMessage
+from perdure.oversight import SteeringMemo
 from perdure.search_attributes import MEMO_STEERING, STATUS
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply

@@ -14,8 +14,8 @@ from opentelemetry.util.types import AttributeValue
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from perdure.activities import ModelCall, ModelReply, ToolCall, ToolOutcome
 from perdure.app import App
-from perdure.contracts import ModelCall, ModelReply, ToolCall, ToolOutcome
 from perdure.redaction import take_in_hand
 from perdure.secret_arguments import secret_values
 

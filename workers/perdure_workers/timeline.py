@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from rich.console import Console
 from rich.text import Text
 
-from perdure.contracts import Finish, RunStatus
+from perdure.activities import Finish
+from perdure.contracts import RunStatus
 from perdure.events import (
     ApprovalAsked,
     ApprovalChanged,

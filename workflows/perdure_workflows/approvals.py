@@ -16,16 +16,9 @@ from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
     from perdure.approval import ArgumentChange, GrantTerm, Vote, same_person
-    from perdure.contracts import (
-        MAX_INPUT_BYTES,
-        ApprovalRecord,
-        ApprovalsMemo,
-        Decision,
-        PendingApproval,
-        Revocation,
-        cut,
-    )
+    from perdure.contracts import MAX_INPUT_BYTES, cut
     from perdure.grant import Grant
+    from perdure.oversight import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval, Revocation
     from perdure.secret_arguments import unmask_arguments
     from perdure_workflows.signals import MAX_QUOTED, NO_PAYLOAD, read_signal
     from perdure_workflows.state import ApprovalsState, Verdict

@@ -7,7 +7,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.contracts import ToolCall
+    from perdure.activities import ToolCall
     from perdure.tool import ToolSpec
     from perdure_workflows.options import HEARTBEAT_TIMEOUT
     from perdure_workflows.state import Call, RunArguments

@@ -17,10 +17,11 @@ from temporalio.exceptions import FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.contracts import ApprovalRecord, ApprovalsMemo, PendingApproval, RunResult, cut
+    from perdure.contracts import RunResult, cut
     from perdure.endpoint import parse_endpoint
     from perdure.notice import DELIVERY_NAME, DELIVERY_PREFIX, MAX_OUTPUT_BYTES, Notice, RunFacts
     from perdure.notification import NotificationTarget, Occasion
+    from perdure.oversight import ApprovalRecord, ApprovalsMemo, PendingApproval
     from perdure.search_attributes import AGENT, ORG
     from perdure_workflows.options import DELIVERY_LIFETIME
     from perdure_workflows.state import RunArguments

@@ -8,9 +8,10 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
+    from perdure.activities import CallCheck, check_call, record_grant
     from perdure.approval import ApprovalRequirement, argument_changes
-    from perdure.contracts import CallCheck, Decision, PendingApproval, check_call, record_grant
     from perdure.grant import Grant, grant_id
+    from perdure.oversight import Decision, PendingApproval
     from perdure.policy import CallFacts, Permission, PolicyDecision, decide, denial
     from perdure.tool import ToolSpec
     from perdure_workflows.approvals import Approvals, granted_term

@@ -19,9 +19,9 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from perdure.activities import ModelReply
     from perdure.agent import AgentSpec
     from perdure.budget import MARGIN_TOKENS, MIN_OUTPUT_TOKENS, BudgetRecord, Rate, Refusal, Terms
-    from perdure.contracts import ModelReply
     from perdure.ledger.contracts import (
         Enter,
         LedgerAnswer,

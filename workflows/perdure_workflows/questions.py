@@ -8,20 +8,15 @@ from typing import Literal
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from perdure.activities import call_digest
     from perdure.approval import ApprovalRequirement
     from perdure.budget import Refusal
-    from perdure.contracts import PendingApproval, RunError, call_digest
+    from perdure.contracts import RunError
+    from perdure.oversight import PendingApproval
     from perdure_workflows.approvals import Approvals
+    from perdure_workflows.ending import RunFailsError
     from perdure_workflows.state import Call, RunArguments, Verdict
     from perdure_workflows.steering import Steering
-
-
-class RunFailsError(Exception):
-    """What happened to a call ends the whole run as failed."""
-
-    def __init__(self, error: RunError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class Questions:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from perdure.budget import Refusal
-    from perdure.contracts import PendingApproval
+    from perdure.oversight import PendingApproval
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.publication import Publication
     from perdure_workflows.purse import Purse
     from perdure_workflows.questions import Questions
     from perdure_workflows.state import RunArguments, RunState, Verdict
     from perdure_workflows.steering import Steering
-
-Wait = Callable[[Callable[[], bool]], Awaitable[None]]
+    from perdure_workflows.succession import Succession
 
 
 class Shortfall:
@@ -32,20 +30,21 @@ class Shortfall:
         approvals: Approvals,
         steering: Steering,
         publication: Publication,
+        succession: Succession,
     ) -> None:
         self._arguments = arguments
         self._state = state
         self._purse = purse
         self._approvals = approvals
         self._publication = publication
+        self._succession = succession
         self._questions = Questions(arguments, approvals, steering)
 
-    async def meet(self, refusal: Refusal, *, wait: Wait) -> str | None:
+    async def meet(self, refusal: Refusal) -> str | None:
         """Return why the run is to end; None if it may try again.
 
         Args:
             refusal: By the budget that has no room.
-            wait: Waits until something holds; another execution may go on from there.
 
         Raises:
             RunFailsError: A human was asked, nobody decided in time, and that is to fail the run.
@@ -58,14 +57,14 @@ class Shortfall:
             case "downgrade" if self._purse.downgrade():
                 ends = None
             case "ask":
-                ends = await self._ask(approval_id, refusal, wait=wait)
+                ends = await self._ask(approval_id, refusal)
         self._publication.budget()
         return ends
 
-    async def _ask(self, approval_id: str, refusal: Refusal, *, wait: Wait) -> str | None:
+    async def _ask(self, approval_id: str, refusal: Refusal) -> str | None:
         self._publication.budget()
         question = self._questions.about_budget(refusal, approval_id, step=self._state.totals.steps)
-        verdict = await self._verdict(question, wait=wait)
+        verdict = await self._verdict(question)
         self._state.purse.asked += 1
         by = verdict.decision.decided_by
         if not verdict.approved:
@@ -77,12 +76,12 @@ class Shortfall:
         self._purse.add(refusal, amount, by=everyone, approval_id=f"{run_id}:{approval_id}")
         return None
 
-    async def _verdict(self, question: PendingApproval, *, wait: Wait) -> Verdict:
+    async def _verdict(self, question: PendingApproval) -> Verdict:
         """Wait for the humans' answer, and show what becomes of the question meanwhile."""
         answering = asyncio.create_task(self._questions.verdict(question))
         try:
             while not answering.done():
-                await wait(lambda: answering.done() or self._approvals.changed)
+                await self._succession.wait_until(lambda: answering.done() or self._approvals.changed)
                 self._publication.approvals()
         finally:
             answering.cancel()

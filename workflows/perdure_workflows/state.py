@@ -10,21 +10,14 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, Field
 
+    from perdure.activities import Segment, TailMessage
     from perdure.approval import Vote
     from perdure.budget import BudgetRecord
-    from perdure.contracts import (
-        ApprovalRecord,
-        Decision,
-        PendingApproval,
-        RunInput,
-        Segment,
-        SteeringRecord,
-        TailMessage,
-        Totals,
-    )
+    from perdure.contracts import RunInput, Totals
     from perdure.grant import Grant
     from perdure.ledger.contracts import Raise, Used
     from perdure.messages import EMPTY_DIGEST, JsonObject, Message, ToolResult
+    from perdure.oversight import ApprovalRecord, Decision, PendingApproval, SteeringRecord
 
 
 class Call(BaseModel):

@@ -14,7 +14,8 @@ from temporalio.common import RawValue
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
 
-    from perdure.contracts import MAX_MESSAGE_BYTES, Hold, SteeringMemo, SteeringMessage, SteeringRecord
+    from perdure.contracts import MAX_MESSAGE_BYTES
+    from perdure.oversight import Hold, SteeringMemo, SteeringMessage, SteeringRecord
     from perdure_workflows.signals import MAX_QUOTED, NO_PAYLOAD, read_signal
     from perdure_workflows.state import SteeringState
 

@@ -11,7 +11,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.contracts import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, cut, reconcile_call
+    from perdure.activities import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, reconcile_call
+    from perdure.contracts import cut
     from perdure.messages import ToolResult
     from perdure.secret_arguments import mask_arguments
     from perdure.tool import ToolSpec

@@ -7,13 +7,7 @@ from datetime import datetime, timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.contracts import (
-        ResultReference,
-        Segment,
-        TailMessage,
-        TranscriptPage,
-        TranscriptRequest,
-    )
+    from perdure.activities import ResultReference, Segment, TailMessage, TranscriptPage, TranscriptRequest
     from perdure.messages import Message, ToolMessage, canonical, fold
     from perdure_workflows.state import Call, TranscriptState
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 
+from perdure.activities import Finish
 from perdure.agent import AgentSpec
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Usage
 from perdure.messages import (
     AssistantMessage,
     JsonObject,

@@ -18,8 +18,8 @@ from typing import Final, Generic, Protocol, TypeVar
 import httpx2
 from temporalio.exceptions import ApplicationError
 
+from perdure.activities import Finish
 from perdure.agent import AgentSpec
-from perdure.contracts import Finish
 from perdure.messages import AssistantMessage, JsonObject
 from perdure_activities.providers.encoding import object_of
 from perdure_activities.providers.posture import BrokenReplyError, failure, misconfigured

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from perdure.activities import Finish
 from perdure.agent import AgentSpec
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Usage
 from perdure.messages import (
     AssistantMessage,
     JsonObject,

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Final
 
+from perdure.activities import Finish
 from perdure.agent import AgentSpec
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Usage
 from perdure.messages import (
     AssistantMessage,
     JsonObject,

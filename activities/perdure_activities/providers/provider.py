@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from perdure.activities import Finish
 from perdure.agent import AgentSpec
-from perdure.contracts import Finish, Usage
+from perdure.contracts import Usage
 from perdure.messages import AssistantMessage, JsonObject, Message
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from perdure.app import App
-from perdure.contracts import PendingApproval
 from perdure.errors import InvalidInputError, PerdureError
+from perdure.oversight import PendingApproval
 from perdure_api.schemas import BatchItem, Decided, DecisionRequest, InboxFilter
 from perdure_workers.cli.actions.connection import gateway
 from perdure_workers.cli.actions.output import confirm, console, print_json
