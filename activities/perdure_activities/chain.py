@@ -151,6 +151,7 @@ def verdict(failures: Sequence[Failure], *, attempt: int, parks: bool) -> Applic
         delay = _pause(chosen, attempt) * (1 + JITTER * random.random())  # noqa: S311  # no secret
     return ApplicationError(
         _told(failures) if len(failures) > 1 else chosen.message,
+        *chosen.details,
         type=chosen.type,
         non_retryable=not retried,
         next_retry_delay=delay,

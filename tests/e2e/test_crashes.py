@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from perdure.app import load_app
-from perdure.contracts import RunStatus
+from perdure.contracts import WORKFLOW_NAME, RunStatus
 from perdure.messages import AssistantMessage
 from perdure.oversight import ApprovalRecord
 from perdure.settings import Settings
@@ -157,7 +157,8 @@ async def test_twenty_runs_cross_random_crashes(cluster: Cluster) -> None:
         assert_valid(messages)
     for handle in handles:
         assert_decided_once((await view(handle)).approvals)
-    assert len(set(run_ids)) == (await client.count_workflows()).count == RUNS
+    count = await client.count_workflows(f"WorkflowType = '{WORKFLOW_NAME}'")
+    assert len(set(run_ids)) == count.count == RUNS
     assert {request["fault"] for request in await cluster.model_requests()} == {None}
 
 
