@@ -231,11 +231,11 @@ async def test_a_model_without_a_price_is_not_called_if_the_policy_says_so(clien
     app, org = reader(), new_org()
     model = InProcessModel(looks(0))
     async with serving(client, app, model) as settings:
-        denied = await start(client, app, settings, org=org, terms=terms(rates={}, unpriced="deny"))
+        denied = await start(client, app, settings, org=org, terms=terms(ceilings={}, unpriced="deny"))
         with pytest.raises(WorkflowFailureError) as caught:
             await denied.result()
         assert model.seen == []
-        flagged = await start(client, app, settings, org=org, terms=terms(daily("1"), rates={}))
+        flagged = await start(client, app, settings, org=org, terms=terms(daily("1"), ceilings={}))
         result = await flagged.result()
         seen = await settled(client, org, calls=1)
 

@@ -21,7 +21,7 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from perdure.activities import ModelReply
     from perdure.agent import AgentSpec
-    from perdure.budget import MARGIN_TOKENS, MIN_OUTPUT_TOKENS, BudgetRecord, Rate, Refusal, Terms
+    from perdure.budget import MARGIN_TOKENS, MIN_OUTPUT_TOKENS, BudgetRecord, PriceCeiling, Refusal, Terms
     from perdure.ledger.contracts import (
         Enter,
         LedgerAnswer,
@@ -103,7 +103,7 @@ class Purse:
         """A model that must not be called, as nobody has a price for it."""
         if self._arguments.terms is None or self._terms.unpriced == "flag":
             return None
-        return next((model for model in self._candidates if model not in self._terms.rates), None)
+        return next((model for model in self._candidates if model not in self._terms.ceilings), None)
 
     async def enter(self) -> None:
         """Wait for a place among the open runs."""
@@ -203,17 +203,19 @@ class Purse:
         return self.spec.models
 
     def _worst_case(self) -> Decimal:
-        costs = [self._cost(model, rate) for model in self._candidates if (rate := self._terms.rates.get(model))]
+        costs = [
+            self._cost(model, ceiling) for model in self._candidates if (ceiling := self._terms.ceilings.get(model))
+        ]
         return max(costs, default=Decimal(0))
 
-    def _cost(self, model: str, rate: Rate) -> Decimal:
+    def _cost(self, model: str, ceiling: PriceCeiling) -> Decimal:
         state, spec = self._state, self._arguments.spec
         tokens = self._spec_size + self._transcript.size  # no text has more tokens than bytes
         if state.known_tokens:
             known = state.known_tokens * (1 if model == state.known_model else FOREIGN_TOKENS)
             tokens = min(tokens, known) + self._transcript.size - state.known_size
         output = max(spec.max_output_tokens, MIN_OUTPUT_TOKENS)
-        return rate.cost(input_tokens=tokens + MARGIN_TOKENS, output_tokens=output)
+        return ceiling.cost(input_tokens=tokens + MARGIN_TOKENS, output_tokens=output)
 
     def _beyond_own(self, need: Decimal) -> Refusal | None:
         spent = self._run.totals.cost_usd
