@@ -226,6 +226,28 @@ async def test_a_run_goes_on_with_a_cheaper_model(client: Client) -> None:
     assert sum(costs.values()) <= Decimal("0.7")
 
 
+async def test_the_dearest_of_the_models_must_fit(client: Client) -> None:
+    """Which model will answer is not known before: room is kept for any of them, and the one that did is paid."""
+    app, org = reader(fallbacks=(CHEAP,)), new_org()
+
+    class Failing(InProcessModel):
+        async def call(self, spec, *rest, **more):  # type: ignore[no-untyped-def]  # it only looks at the model
+            if spec.model == MODEL:
+                raise ApplicationError("overloaded", type="model_overloaded")
+            return await super().call(spec, *rest, **more)
+
+    async with serving(client, app, Failing(looks(99)), prices=PRICES) as settings:
+        handle = await start(client, app, settings, org=org, terms=terms(daily("0.7")))
+        result = await handle.result()
+        seen = await settled(client, org, calls=result.totals.model_calls)
+
+    assert result.status is RunStatus.OUT_OF_BUDGET
+    assert {row.model: row.use.cost_usd for row in rows(seen)} == {CHEAP: result.totals.model_calls * CALL / 10}
+    assert result.refusal is not None
+    assert result.refusal.needed_usd > Decimal("0.1"), "as much as the dearer model takes for its output alone"
+    assert result.refusal.spent_usd < Decimal("0.6")
+
+
 async def test_a_model_without_a_price_is_not_called_if_the_policy_says_so(client: Client) -> None:
     """`unpriced: deny` ends the run before the call, and says why; `flag` calls and marks it."""
     app, org = reader(), new_org()
