@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
@@ -17,9 +18,13 @@ from perdure import Limits
 from perdure.activities import Finish
 from perdure.budget import RunCap
 from perdure.contracts import RunStatus
+from perdure.events import SignalIgnored
+from perdure.history import read_events
+from perdure.ledger.contracts import OpenLedger
 from perdure.messages import Message
 from perdure.search_attributes import STATUS
 from perdure.testing import eventually
+from perdure_activities.ledger import open_ledger
 from perdure_activities.providers.provider import ProviderReply
 from tests.harness import Handle, InProcessModel, answer, pending, serving, start, turn, used, view, wish
 from tests.workflows.money import (
@@ -336,6 +341,30 @@ async def test_whatever_ends_a_run_it_gives_back_what_it_holds(client: Client, e
 
     assert status == end
     assert standing(seen).reserved_usd == 0
+
+
+async def test_words_that_come_after_the_end_are_turned_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has failed may still wait for its ledger; what people say meanwhile is told to have come too late."""
+    app, org = reader(), new_org()
+
+    @activity.defn(name="open_ledger")
+    async def interrupted(wanted: OpenLedger) -> None:
+        run = client.get_workflow_handle(activity.info().workflow_id or "")
+        await run.signal("message", {"text": "and another thing", "from": "ann"})
+        await open_ledger(wanted)
+
+    monkeypatch.setattr("perdure_workers.plugin.open_ledger", interrupted)
+    refusal = used(answer("No.", finish=Finish.REFUSAL, detail="never"), input_tokens=900, output_tokens=100)
+    async with serving(client, app, InProcessModel(lambda messages: refusal), prices=PRICES) as settings:
+        handle = await start(client, app, settings, org=org, terms=terms())
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        events = await read_events(client, handle.id)
+
+    assert [(event.kind, event.text) for event in events if isinstance(event, SignalIgnored)] == [
+        ("signal.ignored", "and another thing")
+    ]
+    assert events[-1].kind == "run.ended"
 
 
 async def test_a_ledger_that_is_gone_is_opened_again(client: Client) -> None:
