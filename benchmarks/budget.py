@@ -16,7 +16,7 @@ from typing import Any, Final
 from benchmarks.report import Figure, Report
 from benchmarks.stage import PerdureRun, Stage, WorkerProcess, cpu_seconds, open_stage
 from benchmarks.workload import FIXED, Plan
-from perdure.budget import Line, Rate, Terms
+from perdure.budget import Line, PriceCeiling, Terms
 from perdure.contracts import RunResult, RunStatus
 from perdure.ledger.contracts import LedgerView, Standing
 from perdure.testing import eventually
@@ -156,7 +156,7 @@ def _kinds(stage: Stage, worker: WorkerProcess) -> dict[str, Start]:
 def _terms(cap: Decimal = Decimal(1_000_000)) -> Terms:
     return Terms(
         lines=(Line(budget="crowd", per="month", subject="org", usd=cap),),
-        rates={f"{FIXED}:{PLAN}": Rate(input=PRICE, output=PRICE)},
+        ceilings={f"{FIXED}:{PLAN}": PriceCeiling(input=PRICE, output=PRICE)},
     )
 
 

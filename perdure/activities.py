@@ -93,7 +93,7 @@ class ModelCall(Frozen):
     too large to be written here."""
     unfinished: str = ""
     """The end of what a reply said before it was cut, for an output guard: what it looks for may lie across the cut."""
-    model: str = ""
+    model: str = Field(default="", exclude_if=is_empty)
     """The model to call instead of the agent's own, `provider:model`; empty: the agent's."""
 
 

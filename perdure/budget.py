@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from perdure.glob import matches_any_name
 from perdure.messages import Frozen
+from perdure.pinned import Pinned
 
 MILLION: Final = Decimal(1_000_000)
 MAX_BUDGETS: Final = 50
@@ -61,10 +62,8 @@ TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_kn
 """The IANA name of a time zone."""
 
 
-class Budget(Frozen):
+class Budget(Pinned):
     """What the runs that it counts may cost together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
     """What refusals, events and usage call it; default: `budget 2`, by its place."""
@@ -89,7 +88,7 @@ class Budget(Frozen):
     def counts(self, *, org: str | None, user: str | None, agent: str) -> bool:
         """Whether a run is one of those that it counts."""
         names = ((self.org, org or ""), (self.user, user or ""), (self.agent, agent))
-        return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns, name in names)
+        return all(matches_any_name(patterns, name) for patterns, name in names)
 
 
 def _told_apart(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
@@ -102,10 +101,8 @@ def _told_apart(budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
 Budgets = Annotated[tuple[Budget, ...], Field(max_length=MAX_BUDGETS), AfterValidator(_told_apart)]
 
 
-class Concurrency(Frozen):
+class Concurrency(Pinned):
     """How many runs may be open at once; further ones wait in line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     org: Annotated[int, Field(ge=1)] | None = None
     """Of one organisation."""
@@ -113,7 +110,7 @@ class Concurrency(Frozen):
     """Of one user in an organisation; runs on nobody's behalf count as one user's."""
 
 
-class Rate(Frozen):
+class PriceCeiling(Frozen):
     """The most that a model's tokens can cost, in US dollars per million."""
 
     input: Decimal
@@ -156,7 +153,7 @@ class Terms(Frozen):
     caps: tuple[RunCap, ...] = ()
     lines: tuple[Line, ...] = ()
     places: tuple[Place, ...] = ()
-    rates: dict[str, Rate] = Field(default_factory=dict)
+    ceilings: dict[str, PriceCeiling] = Field(default_factory=dict)
     """By model reference; a model that is not here has no price."""
     unpriced: Literal["deny", "flag"] = "flag"
     time_zone: str = "UTC"
@@ -242,7 +239,7 @@ def terms_for(
     org: str | None,
     user: str | None,
     agent: str,
-    rates: Mapping[str, Rate],
+    ceilings: Mapping[str, PriceCeiling],
     unpriced: Literal["deny", "flag"],
     time_zone: str,
 ) -> Terms:
@@ -255,7 +252,7 @@ def terms_for(
         org: The run's organisation.
         user: On whose behalf it is.
         agent: The agent's name.
-        rates: Of the models that it may call, by reference, as far as they have a price.
+        ceilings: Of the models that it may call, by reference, as far as they have a price.
         unpriced: What is done about a model without a price.
         time_zone: Where days and months begin.
     """
@@ -271,7 +268,7 @@ def terms_for(
             if one.per != "run"
         ),
         places=tuple(Place(subject=subject, most=most) for subject, most in places.items() if most is not None),
-        rates=dict(rates),
+        ceilings=dict(ceilings),
         unpriced=unpriced,
         time_zone=time_zone,
     )

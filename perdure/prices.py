@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from perdure.budget import MILLION, Rate
+from perdure.budget import MILLION, PriceCeiling
 from perdure.contracts import Usage
 from perdure.messages import JsonObject
 from perdure.settings import Price
@@ -61,24 +61,24 @@ def cost_of(
     return _by_catalogue(priced_usage, model_reference.partition(":")[2], price_id=price_id, price_flavor=price_flavor)
 
 
-def worst_rates(model_references: Iterable[str], *, overrides: Mapping[str, Price]) -> dict[str, Rate]:
+def price_ceilings(model_references: Iterable[str], *, overrides: Mapping[str, Price]) -> dict[str, PriceCeiling]:
     """Return the most that these models can cost, by reference; one that nobody has a price for is left out."""
-    rates = ((reference, _worst_rate(reference, overrides)) for reference in model_references)
-    return {reference: rate for reference, rate in rates if rate is not None}
+    ceilings = ((reference, _price_ceiling(reference, overrides)) for reference in model_references)
+    return {reference: ceiling for reference, ceiling in ceilings if ceiling is not None}
 
 
-def _worst_rate(model_reference: str, overrides: Mapping[str, Price]) -> Rate | None:
+def _price_ceiling(model_reference: str, overrides: Mapping[str, Price]) -> PriceCeiling | None:
     override = overrides.get(model_reference)
     if override is not None:
         inputs = (override.input, override.cache_read, override.cache_write)
-        return Rate(input=max(price for price in inputs if price is not None), output=override.output)
+        return PriceCeiling(input=max(price for price in inputs if price is not None), output=override.output)
     provider, _, model = model_reference.partition(":")
     found = _in_catalogue(model, PRICED_BY.get(provider))
     if found is None:
         return None
-    rate = Rate(input=_dearest(found, INPUT_PRICES), output=_dearest(found, OUTPUT_PRICES))
+    ceiling = PriceCeiling(input=_dearest(found, INPUT_PRICES), output=_dearest(found, OUTPUT_PRICES))
     # The catalogue lists models without their prices too.
-    return rate if rate.input or rate.output else None
+    return ceiling if ceiling.input or ceiling.output else None
 
 
 def _in_catalogue(model: str, price_id: str | None) -> ModelInfo | None:

@@ -25,11 +25,11 @@ from perdure.ledger.calendar import calendar_at
 from perdure.ledger.contracts import (
     ANSWER_SIGNAL,
     LEDGER_NAME,
+    AddressedAnswer,
+    Answers,
+    AnswersReport,
     Calendar,
     CalendarRequest,
-    Deliveries,
-    Delivery,
-    DeliveryReport,
     HolderReference,
     HolderReport,
     Inspection,
@@ -72,27 +72,27 @@ async def read_calendar(request: CalendarRequest) -> Calendar:
 
 
 @activity.defn
-async def deliver_answers(deliveries: Deliveries) -> DeliveryReport:
+async def deliver_answers(batch: Answers) -> AnswersReport:
     """Signal answers to their runs."""
     client, turn = activity.client(), asyncio.Semaphore(DELIVERED_AT_ONCE)
     gone: list[str] = []
-    failed: list[Delivery] = []
+    failed: list[AddressedAnswer] = []
 
-    async def deliver(delivery: Delivery) -> None:
+    async def deliver(addressed: AddressedAnswer) -> None:
         async with turn:
-            handle = client.get_workflow_handle(delivery.run_id)
+            handle = client.get_workflow_handle(addressed.run_id)
             try:
-                await handle.signal(ANSWER_SIGNAL, delivery.answer, rpc_timeout=RPC_TIMEOUT)
+                await handle.signal(ANSWER_SIGNAL, addressed.answer, rpc_timeout=RPC_TIMEOUT)
             except RPCError as error:
                 if error.status is RPCStatusCode.NOT_FOUND:
-                    gone.append(delivery.holder)
+                    gone.append(addressed.holder)
                 else:
-                    log.warning("answer_not_delivered", run_id=delivery.run_id, error=error.message)
-                    failed.append(delivery)
+                    log.warning("answer_not_delivered", run_id=addressed.run_id, error=error.message)
+                    failed.append(addressed)
 
     with heartbeats():
-        await asyncio.gather(*map(deliver, deliveries.deliveries))
-    return DeliveryReport(gone=tuple(gone), failed=tuple(failed))
+        await asyncio.gather(*map(deliver, batch.answers))
+    return AnswersReport(gone=tuple(gone), failed=tuple(failed))
 
 
 @activity.defn

@@ -82,16 +82,16 @@ def slack_body(notice: Notice, *, links: Links, redactor: Redactor) -> bytes:
 
 def _title(notice: Notice) -> str:
     agent, tool = notice.run.agent, notice.record.tool if notice.record else ""
+    kind = notice.approval.kind if notice.approval else "call"
+    questions = {"call": f"may {tool} run?", "outcome": f"what became of {tool}?", "budget": "may it cost more?"}
     match notice.type:
-        case "approval.asked" if notice.approval is not None and notice.approval.kind == "outcome":
-            return f"{agent} asks: what became of {tool}?"
         case "approval.asked":
-            return f"{agent} asks: may {tool} run?"
+            return f"{agent} asks: {questions[kind]}"
         case "approval.escalated":
-            return f"{agent} still asks: may {tool} run? Nobody decided in time."
+            return f"{agent} still asks: {questions[kind]} Nobody decided in time."
         case "approval.approved" | "approval.rejected" | "approval.expired":
             by = f" by {notice.record.decided_by}" if notice.record and notice.record.decided_by else ""
-            return f"{agent}: {tool} is {notice.type.partition('.')[2]}{by}"
+            return f"{agent}: {tool or 'more money'} is {notice.type.partition('.')[2]}{by}"
         case "run.ended":
             return f"{agent}: the run is {notice.result.status if notice.result else 'over'}"
 
@@ -106,6 +106,7 @@ def _facts(notice: Notice) -> list[tuple[str, str]]:
         ("Approvers", ", ".join(approval.requirement.approvers) if approval else None),
         ("Needed", f"{approval.missing} more" if approval and approval.requirement.quorum > 1 else None),
         ("Reason", record.reason if record and not approval else None),
+        ("Reason", result.reason if result else None),
         ("Error", f"{result.error.type}: {result.error.message}" if result and result.error else None),
         ("Steps", str(result.totals.steps) if result else None),
     ]

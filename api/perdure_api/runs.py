@@ -22,7 +22,6 @@ from perdure.errors import (
     InputTooLargeError,
     InvalidInputError,
     PerdureError,
-    PermissionDeniedError,
     UnknownAgentError,
 )
 from perdure.events import EventId, RunEvent, Step, steps
@@ -417,14 +416,8 @@ class Runs:
 
         Raises:
             InvalidInputError: The period ends before it begins.
-            PermissionDeniedError: It is another organisation's.
         """
-        org = self._principal.org
-        if org is not None and wanted.org not in (None, org):
-            raise PermissionDeniedError(
-                f"{self._principal.user!r} sees the usage of {org!r} only, not of {wanted.org!r}"
-            )
-        return await Usage(self._client).report(wanted if org is None else wanted.model_copy(update={"org": org}))
+        return await Usage(self._client).report(wanted, orgs=wanted_org(self._principal, wanted.org))
 
     def agents(self) -> builtins.list[AgentSummary]:
         """Return the app's agents, in order of registration."""

@@ -8,7 +8,7 @@ from perdure.agent import Agent, Limits
 from perdure.budget import Terms, dollars, terms_for
 from perdure.errors import InvalidInputError
 from perdure.policy import Policy
-from perdure.prices import worst_rates
+from perdure.prices import price_ceilings
 from perdure.settings import Settings
 from perdure_workflows.state import RunArguments
 
@@ -39,13 +39,13 @@ async def with_terms(arguments: RunArguments, settings: Settings) -> RunArgument
         org=arguments.org,
         user=arguments.user,
         agent=arguments.spec.name,
-        rates={},
+        ceilings={},
         unpriced=policy.unpriced,
         time_zone=policy.time_zone,
     )
     if terms.limits_money:  # else nobody asks what a call may cost, and the catalogue need not be loaded
         models = arguments.spec.priced_models
-        rates = await asyncio.to_thread(worst_rates, models, overrides=settings.prices)
-        terms = terms.model_copy(update={"rates": rates})
+        ceilings = await asyncio.to_thread(price_ceilings, models, overrides=settings.prices)
+        terms = terms.model_copy(update={"ceilings": ceilings})
     counts = settings.usage or terms != Terms(time_zone=policy.time_zone)
     return arguments.model_copy(update={"terms": terms if counts else None})

@@ -46,8 +46,12 @@ class Usage:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def report(self, wanted: UsageFilter) -> UsageReport:
+    async def report(self, wanted: UsageFilter, *, orgs: tuple[str, ...]) -> UsageReport:
         """Return what was used, by the dimensions that are wanted.
+
+        Args:
+            wanted: Of what.
+            orgs: Organisations all of which it must be of.
 
         Raises:
             InvalidInputError: The period ends before it begins.
@@ -56,8 +60,8 @@ class Usage:
         if wanted.last is not None and wanted.last < first:
             raise InvalidInputError(f"the period ends on {wanted.last}, before it begins on {first}")
         with temporal_errors():
-            views, silent = await self._views(wanted)
-            pages = await self._pages(wanted, first)
+            views, silent = await self._views(orgs)
+            pages = await self._pages(orgs, wanted, first)
         # A page that was written meanwhile is whole, as the ledger's word of it need not be.
         pages = {page_id(page): page for view in views for page in view.pages} | pages
         groups: dict[Key, ModelUse] = {}
@@ -78,10 +82,10 @@ class Usage:
             budgets=tuple(_budgets(views)) if wanted.last is None else (),
         )
 
-    async def _views(self, wanted: UsageFilter) -> tuple[list[LedgerView], list[str]]:
+    async def _views(self, orgs: tuple[str, ...]) -> tuple[list[LedgerView], list[str]]:
         """Return what the ledgers show, and the organisations whose ledger does not answer."""
-        listed = self._client.list_workflows(visibility.ledger_query(wanted.org), rpc_timeout=RPC_TIMEOUT)
-        ledgers = [row async for row in listed if _is_of(row, wanted.org)]
+        rows = self._client.list_workflows(visibility.ledger_query(orgs), rpc_timeout=RPC_TIMEOUT)
+        ledgers = [row async for row in rows if _is_of(row, orgs)]
         turn = asyncio.Semaphore(READ_AT_ONCE)
 
         async def view(ledger: WorkflowExecution) -> LedgerView | None:
@@ -102,17 +106,15 @@ class Usage:
         ]
         return [answer for answer in answers if answer is not None], silent
 
-    async def _pages(self, wanted: UsageFilter, first: date) -> dict[str, PageRecord]:
-        rows = self._client.list_workflows(visibility.page_query(wanted.org, first=first), rpc_timeout=RPC_TIMEOUT)
+    async def _pages(self, orgs: tuple[str, ...], wanted: UsageFilter, first: date) -> dict[str, PageRecord]:
+        rows = self._client.list_workflows(visibility.page_query(orgs, first=first), rpc_timeout=RPC_TIMEOUT)
         turn = asyncio.Semaphore(READ_AT_ONCE)
 
         async def read(row: WorkflowExecution) -> PageRecord | None:
             async with turn:
                 return await self._page(row)
 
-        found = [
-            row async for row in rows if _is_of(row, wanted.org) and _is_within(await _day(row), first, wanted.last)
-        ]
+        found = [row async for row in rows if _is_of(row, orgs) and _is_within(await _day(row), first, wanted.last)]
         pages = await asyncio.gather(*map(read, found))
         return {row.id: page for row, page in zip(found, pages, strict=True) if page is not None}
 
@@ -137,9 +139,9 @@ def as_csv(report: UsageReport) -> str:
     return written.getvalue()
 
 
-def _is_of(row: WorkflowExecution, org: str | None) -> bool:
+def _is_of(row: WorkflowExecution, orgs: tuple[str, ...]) -> bool:
     # The query asks for the organisation, but some databases compare texts as if a and A were the same.
-    return org is None or row.typed_search_attributes.get(ORG) == org
+    return all(row.typed_search_attributes.get(ORG) == org for org in orgs)
 
 
 async def _day(row: WorkflowExecution) -> str:

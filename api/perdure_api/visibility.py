@@ -93,13 +93,13 @@ def key_query(*, org: str | None) -> str:
     return " AND ".join([f"WorkflowType = {_quoted(KEY_WORKFLOW)}", *_equals({ORG: org})])
 
 
-def ledger_query(org: str | None) -> str:
-    """Return the visibility query for the ledgers of an organisation, or of all."""
-    return " AND ".join([f"WorkflowType = {_quoted(LEDGER_NAME)}", "ExecutionStatus = 'Running'", *_equals({ORG: org})])
+def ledger_query(orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for ledgers; organisations as in `run_query`."""
+    return " AND ".join([f"WorkflowType = {_quoted(LEDGER_NAME)}", "ExecutionStatus = 'Running'", *_of_orgs(orgs)])
 
 
-def page_query(org: str | None, *, first: date) -> str:
-    """Return the visibility query for pages of usage that can be of that day or a later one."""
+def page_query(orgs: tuple[str, ...], *, first: date) -> str:
+    """Return the visibility query for pages of usage that can be of that day or a later one; as `ledger_query`."""
     # A page is written when its day is over, or full; never before it begins in the easternmost zone.
     since = first - timedelta(days=1)
     return " AND ".join(
@@ -107,7 +107,7 @@ def page_query(org: str | None, *, first: date) -> str:
             f"WorkflowType = {_quoted(PAGE_NAME)}",
             "ExecutionStatus = 'Running'",
             f"StartTime >= '{since.isoformat()}T00:00:00Z'",
-            *_equals({ORG: org}),
+            *_of_orgs(orgs),
         ]
     )
 

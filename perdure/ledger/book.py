@@ -13,8 +13,8 @@ from typing import Final
 
 from perdure.budget import Line, whole
 from perdure.ledger.contracts import (
+    AddressedAnswer,
     Calendar,
-    Delivery,
     Enter,
     HolderReference,
     HolderReport,
@@ -252,4 +252,4 @@ class Book:
         self._send(request.holder, holder, holder.answered)
 
     def _send(self, name: str, holder: Holder, answer: LedgerAnswer) -> None:
-        self.state.outbox.append(Delivery(holder=name, run_id=holder.run_id, answer=answer))
+        self.state.outbox.append(AddressedAnswer(holder=name, run_id=holder.run_id, answer=answer))

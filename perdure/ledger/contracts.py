@@ -206,7 +206,7 @@ class PageRecord(Frozen):
     rows: tuple[UsageRow, ...] = ()
 
 
-class Delivery(Frozen):
+class AddressedAnswer(Frozen):
     """An answer on its way."""
 
     holder: str
@@ -214,18 +214,18 @@ class Delivery(Frozen):
     answer: LedgerAnswer
 
 
-class Deliveries(Frozen):
+class Answers(Frozen):
     """Input of the activity `deliver_answers`."""
 
-    deliveries: tuple[Delivery, ...]
+    answers: tuple[AddressedAnswer, ...]
 
 
-class DeliveryReport(Frozen):
+class AnswersReport(Frozen):
     """Result of the activity `deliver_answers`."""
 
     gone: tuple[str, ...] = ()
     """Holders whose run has ended, or never was."""
-    failed: tuple[Delivery, ...] = ()
+    failed: tuple[AddressedAnswer, ...] = ()
     """What Temporal did not take now."""
 
 
@@ -310,7 +310,7 @@ async def read_calendar(request: CalendarRequest) -> Calendar:
 
 
 @activity.defn
-async def deliver_answers(deliveries: Deliveries) -> DeliveryReport:
+async def deliver_answers(batch: Answers) -> AnswersReport:
     """Signal answers to their runs."""
     raise NotImplementedError
 

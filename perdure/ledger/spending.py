@@ -57,7 +57,8 @@ def used_by(events: Iterable[HistoryEvent]) -> Used:
                     asked[event.event_id] = (call.model if call else "") or agents_model
             case "activity_task_completed_event_attributes":
                 completed = event.activity_task_completed_event_attributes
-                model = asked.get(completed.scheduled_event_id)
-                if model is not None and (reply := read_first(completed.result, ModelReply)):
+                first = asked.get(completed.scheduled_event_id)
+                if first is not None and (reply := read_first(completed.result, ModelReply)):
+                    model = reply.reference or first
                     used[model] = used.get(model, ModelUse()).with_reply(reply)
     return used

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pydantic import BaseModel, Field
 
 from perdure.budget import Line
-from perdure.ledger.contracts import Calendar, Delivery, Enter, LedgerAnswer, PageRecord, Reserve, UsageRow, Used
+from perdure.ledger.contracts import AddressedAnswer, Calendar, Enter, LedgerAnswer, PageRecord, Reserve, UsageRow, Used
 
 
 class Tally(BaseModel):
@@ -83,7 +83,7 @@ class BookState(BaseModel):
     page_number: int = 0
     pages: list[WrittenPage] = Field(default_factory=list)
     remembered: dict[str, Used] = Field(default_factory=dict)
-    outbox: list[Delivery] = Field(default_factory=list)
+    outbox: list[AddressedAnswer] = Field(default_factory=list)
 
 
 class LedgerInput(BaseModel):

@@ -268,6 +268,25 @@ async def test_slack_messages_say_what_became_of_a_question(type_: str, kind: An
     assert receiver.received[0].json["text"] == title
 
 
+async def test_slack_messages_ask_for_more_money() -> None:
+    """A question about a budget is about no tool; what became of it is told too."""
+    notice = asked(format="slack")
+    assert notice.approval is not None
+    question = notice.approval.model_copy(update={"kind": "budget", "tool": ""})
+    record = ApprovalRecord(kind="asked", at=NOW, approval_id="budget-1")
+    answered = record.model_copy(update={"kind": "approved", "decided_by": "bob"})
+    async with receiving() as receiver:
+        await send(receiver, notice.model_copy(update={"approval": question, "record": record}), links=Links())
+        await send(
+            receiver,
+            asked(format="slack", type="approval.approved", record=answered, approval=None),
+            links=Links(),
+        )
+
+    titles = [received.json["text"] for received in receiver.received]
+    assert titles == ["support asks: may it cost more?", "support: more money is approved by bob"]
+
+
 async def test_a_slack_message_tells_a_runs_end() -> None:
     """With its error and the last words, redacted."""
     async with receiving() as receiver:

@@ -19,7 +19,7 @@ from perdure.ledger.contracts import PAGE_NAME, ModelUse, PageRecord, UsageRow, 
 from perdure.search_attributes import MEMO_DAY, ORG
 from perdure.settings import Settings
 from perdure.testing import eventually
-from tests.api.conftest import Api, shop
+from tests.api.conftest import Api, bearer, required, shop
 from tests.harness import answer, in_turns
 from tests.workflows.money import new_org
 
@@ -170,6 +170,23 @@ async def test_a_period_that_ends_before_it_begins_is_refused(api: Api) -> None:
 
     assert response.status_code == 422
     assert "ends on 2026-11-01, before it begins on 2026-11-02" in response.json()["detail"]
+
+
+async def test_no_filter_finds_what_another_organisation_used(client: Client, org: str) -> None:
+    """Its own people see an organisation's usage; to others, who ask for it by name, there is none."""
+    api = Api(client, settings=required())
+    days = {"from": "2020-03-25", "to": "2020-03-27"}
+    async with api.http:
+        api.http.headers.update(bearer(await api.key(org)))
+        own = await read(api, 3, **days)
+        api.http.headers.update(bearer(await api.key(None)))
+        everything = await read(api, 3, **{"org": org, **days})
+        api.http.headers.update(bearer(await api.key(new_org())))
+        foreign = [await api.get("/v1/usage", **query) for query in (days, {"org": org}, {"org": org, **days})]
+
+    assert own["total"]["calls"] == everything["total"]["calls"] == 6
+    assert [(report["items"], report["total"]["calls"]) for report in foreign] == [([], 0)] * 3
+    assert {(report["complete"], *report["silent_orgs"], *report["budgets"]) for report in foreign} == {(True,)}
 
 
 async def test_a_request_may_lower_the_cost_limit_and_not_raise_it(client: Client) -> None:

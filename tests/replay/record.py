@@ -27,7 +27,7 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, Limits
 from perdure.activities import Finish
-from perdure.budget import Line, Place, Rate, Terms
+from perdure.budget import Line, Place, PriceCeiling, Terms
 from perdure.codec import data_converter
 from perdure.contracts import RunStatus
 from perdure.guard import KEYS
@@ -238,7 +238,7 @@ async def governed(client: Client) -> Handle:
     terms = Terms(
         lines=(Line(budget="daily", per="day", subject="org", usd=Decimal("0.7")),),
         places=(Place(subject="org", most=1),),
-        rates={model: Rate(input=Decimal(100), output=Decimal(100))},
+        ceilings={model: PriceCeiling(input=Decimal(100), output=Decimal(100))},
     )
     prices = {model: Price(input=Decimal(100), output=Decimal(100))}
     async with serving(client, app, InProcessModel(script), prices=prices) as settings:

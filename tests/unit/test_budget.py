@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from perdure import Agent, Limits
-from perdure.budget import Budget, Concurrency, Line, Place, Rate, RunCap, Terms, dollars, terms_for, whole
+from perdure.budget import Budget, Concurrency, Line, Place, PriceCeiling, RunCap, Terms, dollars, terms_for, whole
 from perdure.policy import Policy
 
 
@@ -22,7 +22,7 @@ def terms(policy: dict[str, Any], **run: Any) -> Terms:
     return terms_for(
         budgets=read.budgets,
         concurrency=read.concurrency,
-        rates={},
+        ceilings={},
         unpriced=read.unpriced,
         time_zone=read.time_zone,
         **fields,
@@ -129,9 +129,9 @@ def test_an_agent_says_what_it_downgrades_to() -> None:
 
 
 @given(tokens=st.integers(0, 10**7), output=st.integers(0, 10**6), price=st.decimals("0", "500", places=6))
-def test_a_rate_never_counts_too_little(tokens: int, output: int, price: Decimal) -> None:
+def test_a_ceiling_never_counts_too_little(tokens: int, output: int, price: Decimal) -> None:
     """The worst case is at least what the tokens cost, to the last digit that is kept."""
-    cost = Rate(input=price, output=2 * price).cost(input_tokens=tokens, output_tokens=output)
+    cost = PriceCeiling(input=price, output=2 * price).cost(input_tokens=tokens, output_tokens=output)
 
     exact = (tokens * price + output * 2 * price) / 1_000_000
     assert exact <= cost < exact + Decimal("1e-9")

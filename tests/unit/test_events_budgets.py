@@ -25,7 +25,7 @@ from perdure.oversight import ApprovalRecord, ApprovalsMemo, PendingApproval
 from perdure_workers.timeline import show
 from perdure_workers.watching import Progress
 from perdure_workflows.state import PurseState, RunState
-from tests.unit.handmade import BEGIN, Handmade, payload, words
+from tests.unit.handmade import BEGIN, Handmade, model_call, payload, reply, words
 
 REFUSAL = Refusal(
     budget="daily",
@@ -151,6 +151,15 @@ def test_what_a_dead_run_used_follows_from_its_history() -> None:
     assert {model: use.calls for model, use in before.items()} == {"anthropic:claude": 2}
     assert before["anthropic:claude"].usage.input_tokens == 20
     assert {model: use.calls for model, use in used_by(history.history).items()} == {"anthropic:claude": 1}
+
+
+def test_what_a_dead_runs_other_model_used_is_that_models() -> None:
+    """Where a fallback answered, it is the one that was paid."""
+    history = Handmade()
+    scheduled = history.schedule("call_model", model_call(1))
+    history.complete(scheduled, reply(words("one")).model_copy(update={"reference": "openai:gpt"}))
+
+    assert {model: use.calls for model, use in used_by(history.history).items()} == {"openai:gpt": 1}
 
 
 def test_a_dead_run_had_used_something_before_this_execution() -> None:

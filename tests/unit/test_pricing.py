@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 
 from perdure.activities import Finish
-from perdure.budget import Rate
+from perdure.budget import PriceCeiling
 from perdure.contracts import Usage
 from perdure.messages import AssistantMessage, JsonObject
-from perdure.prices import PRICED_BY, worst_rates
+from perdure.prices import PRICED_BY, price_ceilings
 from perdure.settings import Price
 from perdure_activities.pricing import price
 from perdure_activities.providers import anthropic_messages, openai_chat, openai_responses
@@ -162,23 +162,23 @@ PRIVATE = {"openai-chat:mine": Price(input=Decimal(1), output=Decimal(4), cache_
 
 
 @pytest.mark.parametrize(
-    ("reference", "rate"),
+    ("reference", "ceiling"),
     [
         # Writing to the one-hour cache, with more than 200,000 tokens: 6 doubled; output in that tier.
-        ("anthropic:claude-sonnet-4-5", Rate(input=Decimal(12), output=Decimal("22.5"))),
+        ("anthropic:claude-sonnet-4-5", PriceCeiling(input=Decimal(12), output=Decimal("22.5"))),
         # A project may have the service tier 'priority' as its default, at twice the price.
-        ("openai:gpt-5", Rate(input=Decimal("2.5"), output=Decimal(20))),
-        ("openai-chat:mine", Rate(input=Decimal(2), output=Decimal(4))),
+        ("openai:gpt-5", PriceCeiling(input=Decimal("2.5"), output=Decimal(20))),
+        ("openai-chat:mine", PriceCeiling(input=Decimal(2), output=Decimal(4))),
     ],
 )
-def test_the_worst_rate_is_the_dearest_that_tokens_can_have(reference: str, rate: Rate) -> None:
+def test_the_ceiling_is_the_dearest_that_tokens_can_have(reference: str, ceiling: PriceCeiling) -> None:
     """Cache writes, tiers of length and of service count with their highest price."""
-    assert worst_rates([reference], overrides=PRIVATE) == {reference: rate}
+    assert price_ceilings([reference], overrides=PRIVATE) == {reference: ceiling}
 
 
-def test_a_model_without_a_price_has_no_worst_rate() -> None:
+def test_a_model_without_a_price_has_no_ceiling() -> None:
     """Nothing is assumed of a model, or a provider, that nobody has a price for."""
-    assert worst_rates(["openai:my-own", "in-process:x", "anthropic:claude-mythos-1"], overrides={}) == {}
+    assert price_ceilings(["openai:my-own", "in-process:x", "anthropic:claude-mythos-1"], overrides={}) == {}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +189,11 @@ def test_no_reply_costs_more_than_at_worst(reply: ProviderReply, reference: str)
     """What a call costs in the end is within what was to be kept free for it."""
     provider = default_providers()[reference.partition(":")[0]]
 
-    [rate] = worst_rates([reference], overrides={}).values()
+    [ceiling] = price_ceilings([reference], overrides={}).values()
     cost = price(reply, model_reference=reference, provider=provider, overrides={})
 
     assert cost is not None
-    assert cost <= rate.cost(input_tokens=reply.usage.input_tokens, output_tokens=reply.usage.output_tokens)
+    assert cost <= ceiling.cost(input_tokens=reply.usage.input_tokens, output_tokens=reply.usage.output_tokens)
 
 
 def test_every_provider_has_its_prices() -> None:

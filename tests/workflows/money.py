@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from perdure import App
-from perdure.budget import Line, Rate, RunCap, Terms
+from perdure.budget import Line, PriceCeiling, RunCap, Terms
 from perdure.ledger.contracts import LedgerView, Standing, UsageRow, ledger_id
 from perdure.messages import Message
 from perdure.settings import Price
@@ -26,7 +26,7 @@ PRICES: Mapping[str, Price] = {
     MODEL: Price(input=Decimal(100), output=Decimal(100)),
     CHEAP: Price(input=Decimal(10), output=Decimal(10)),
 }
-RATES = {name: Rate(input=price.input, output=price.output) for name, price in PRICES.items()}
+CEILINGS = {name: PriceCeiling(input=price.input, output=price.output) for name, price in PRICES.items()}
 CALL = Decimal("0.10")
 """What each call of `looks` costs in the end: a thousand tokens in all. At worst it is some three times as much."""
 
@@ -37,7 +37,7 @@ def terms(*budgets: Line | RunCap, **more: Any) -> Terms:
     """Return terms with these budgets and the prices above."""
     lines = tuple(one for one in budgets if isinstance(one, Line))
     caps = tuple(one for one in budgets if isinstance(one, RunCap))
-    return Terms.model_validate({"lines": lines, "caps": caps, "rates": RATES, **more})
+    return Terms.model_validate({"lines": lines, "caps": caps, "ceilings": CEILINGS, **more})
 
 
 def daily(usd: str, *, subject: str = "org") -> Line:

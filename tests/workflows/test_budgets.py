@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
@@ -17,9 +18,13 @@ from perdure import Limits
 from perdure.activities import Finish
 from perdure.budget import RunCap
 from perdure.contracts import RunStatus
+from perdure.events import SignalIgnored
+from perdure.history import read_events
+from perdure.ledger.contracts import OpenLedger
 from perdure.messages import Message
 from perdure.search_attributes import STATUS
 from perdure.testing import eventually
+from perdure_activities.ledger import open_ledger
 from perdure_activities.providers.provider import ProviderReply
 from tests.harness import Handle, InProcessModel, answer, pending, serving, start, turn, used, view, wish
 from tests.workflows.money import (
@@ -226,16 +231,38 @@ async def test_a_run_goes_on_with_a_cheaper_model(client: Client) -> None:
     assert sum(costs.values()) <= Decimal("0.7")
 
 
+async def test_the_dearest_of_the_models_must_fit(client: Client) -> None:
+    """Which model will answer is not known before: room is kept for any of them, and the one that did is paid."""
+    app, org = reader(fallbacks=(CHEAP,)), new_org()
+
+    class Failing(InProcessModel):
+        async def call(self, spec, *rest, **more):  # type: ignore[no-untyped-def]  # it only looks at the model
+            if spec.model == MODEL:
+                raise ApplicationError("overloaded", type="model_overloaded")
+            return await super().call(spec, *rest, **more)
+
+    async with serving(client, app, Failing(looks(99)), prices=PRICES) as settings:
+        handle = await start(client, app, settings, org=org, terms=terms(daily("0.7")))
+        result = await handle.result()
+        seen = await settled(client, org, calls=result.totals.model_calls)
+
+    assert result.status is RunStatus.OUT_OF_BUDGET
+    assert {row.model: row.use.cost_usd for row in rows(seen)} == {CHEAP: result.totals.model_calls * CALL / 10}
+    assert result.refusal is not None
+    assert result.refusal.needed_usd > Decimal("0.1"), "as much as the dearer model takes for its output alone"
+    assert result.refusal.spent_usd < Decimal("0.6")
+
+
 async def test_a_model_without_a_price_is_not_called_if_the_policy_says_so(client: Client) -> None:
     """`unpriced: deny` ends the run before the call, and says why; `flag` calls and marks it."""
     app, org = reader(), new_org()
     model = InProcessModel(looks(0))
     async with serving(client, app, model) as settings:
-        denied = await start(client, app, settings, org=org, terms=terms(rates={}, unpriced="deny"))
+        denied = await start(client, app, settings, org=org, terms=terms(ceilings={}, unpriced="deny"))
         with pytest.raises(WorkflowFailureError) as caught:
             await denied.result()
         assert model.seen == []
-        flagged = await start(client, app, settings, org=org, terms=terms(daily("1"), rates={}))
+        flagged = await start(client, app, settings, org=org, terms=terms(daily("1"), ceilings={}))
         result = await flagged.result()
         seen = await settled(client, org, calls=1)
 
@@ -314,6 +341,30 @@ async def test_whatever_ends_a_run_it_gives_back_what_it_holds(client: Client, e
 
     assert status == end
     assert standing(seen).reserved_usd == 0
+
+
+async def test_words_that_come_after_the_end_are_turned_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has failed may still wait for its ledger; what people say meanwhile is told to have come too late."""
+    app, org = reader(), new_org()
+
+    @activity.defn(name="open_ledger")
+    async def interrupted(wanted: OpenLedger) -> None:
+        run = client.get_workflow_handle(activity.info().workflow_id or "")
+        await run.signal("message", {"text": "and another thing", "from": "ann"})
+        await open_ledger(wanted)
+
+    monkeypatch.setattr("perdure_workers.plugin.open_ledger", interrupted)
+    refusal = used(answer("No.", finish=Finish.REFUSAL, detail="never"), input_tokens=900, output_tokens=100)
+    async with serving(client, app, InProcessModel(lambda messages: refusal), prices=PRICES) as settings:
+        handle = await start(client, app, settings, org=org, terms=terms())
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        events = await read_events(client, handle.id)
+
+    assert [(event.kind, event.text) for event in events if isinstance(event, SignalIgnored)] == [
+        ("signal.ignored", "and another thing")
+    ]
+    assert events[-1].kind == "run.ended"
 
 
 async def test_a_ledger_that_is_gone_is_opened_again(client: Client) -> None:

@@ -69,5 +69,5 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
 
 def _warm_up(app: App) -> None:
     """Load what takes seconds of CPU before the first call is taken, whose heartbeat would be late for it."""
-    preload({model.partition(":")[0] for agent in app.agents() for model in (agent.model, *agent.fallbacks)})
+    preload({model.partition(":")[0] for agent in app.agents() for model in app.resolve(agent).priced_models})
     load_catalogue()

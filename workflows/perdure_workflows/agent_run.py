@@ -75,6 +75,7 @@ class AgentRun:
             try:
                 await workflow.wait_condition(lambda: not self._notices.starting)
             except asyncio.CancelledError:
+                await self._purse.close()
                 self._end(Ending(RunStatus.CANCELLED, why="the run was cancelled"))
                 raise
             raise
@@ -98,6 +99,7 @@ class AgentRun:
             showing.cancel()
         if not loop.cancelled() and isinstance(loop.exception(), Exception):  # not to continue as new, with the purse
             await self._purse.close()
+            self._turn_away_late_words()
         return loop.result()
 
     async def _loop(self) -> RunResult:
@@ -208,9 +210,13 @@ class AgentRun:
         while self._notices.starting:
             with suppress(asyncio.CancelledError):
                 await workflow.wait_condition(lambda: not self._notices.starting)
-        if waited:  # what people said meanwhile came too late
-            self._steering.close(now=workflow.now())
-            self._publication.steering()
+        if waited:
+            self._turn_away_late_words()
+
+    def _turn_away_late_words(self) -> None:
+        """Record that what people have said since the run was over came too late."""
+        self._steering.close(now=workflow.now())
+        self._publication.steering()
 
     @workflow.signal(description='{"approval_id": "…", "decided_by": "…"}, and if wanted reason, digest, arguments')
     def approve(self, decision: RawValue = NO_PAYLOAD) -> None:

@@ -21,8 +21,8 @@ with workflow.unsafe.imports_passed_through():
     from perdure.ledger.contracts import (
         LEDGER_NAME,
         PAGE_NAME,
+        Answers,
         CalendarRequest,
-        Deliveries,
         Enter,
         HolderReference,
         Inspection,
@@ -135,10 +135,10 @@ class Ledger:
         if self._book.state.outbox and self._delivering is None:
             outbox = self._book.state.outbox
             batch, self._book.state.outbox = tuple(outbox[:MAX_DELIVERED]), outbox[MAX_DELIVERED:]
-            self._delivering = asyncio.create_task(self._deliver_batch(Deliveries(deliveries=batch)))
+            self._delivering = asyncio.create_task(self._deliver_batch(Answers(answers=batch)))
 
-    async def _deliver_batch(self, batch: Deliveries) -> None:
-        report = await workflow.execute_activity(deliver_answers, batch, **answers_options(count=len(batch.deliveries)))
+    async def _deliver_batch(self, batch: Answers) -> None:
+        report = await workflow.execute_activity(deliver_answers, batch, **answers_options(count=len(batch.answers)))
         if report.failed:
             self._book.state.outbox[:0] = report.failed
             await workflow.sleep(REST, summary="before answers are sent again")

@@ -21,7 +21,7 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from perdure.activities import ModelReply
     from perdure.agent import AgentSpec
-    from perdure.budget import MARGIN_TOKENS, MIN_OUTPUT_TOKENS, BudgetRecord, Rate, Refusal, Terms
+    from perdure.budget import MARGIN_TOKENS, MIN_OUTPUT_TOKENS, BudgetRecord, PriceCeiling, Refusal, Terms
     from perdure.ledger.contracts import (
         Enter,
         LedgerAnswer,
@@ -88,22 +88,21 @@ class Purse:
 
     @property
     def model(self) -> str:
-        """The model to call."""
-        spec = self._arguments.spec
-        return spec.budget_model if self._state.downgraded and spec.budget_model else spec.model
+        """The model to call first."""
+        return self.spec.model
 
     @property
     def spec(self) -> AgentSpec:
-        """The agent, with the model to call."""
+        """The agent, with the models of which one answers the next call."""
         spec = self._arguments.spec
-        return spec.asking(self.model) if self._state.downgraded else spec
+        return spec.asking(spec.budget_model) if self._state.downgraded and spec.budget_model else spec
 
     @property
     def unpriced_model(self) -> str | None:
         """A model that must not be called, as nobody has a price for it."""
         if self._arguments.terms is None or self._terms.unpriced == "flag":
             return None
-        return next((model for model in self._candidates if model not in self._terms.rates), None)
+        return next((model for model in self.spec.models if model not in self._terms.ceilings), None)
 
     async def enter(self) -> None:
         """Wait for a place among the open runs."""
@@ -197,23 +196,25 @@ class Purse:
         if answer.request_id and answer.request_id == self._request_id:
             self._answer = answer
 
-    @property
-    def _candidates(self) -> tuple[str, ...]:
-        """The models of which one answers the next call."""
-        return self.spec.models
-
     def _worst_case(self) -> Decimal:
-        costs = [self._cost(model, rate) for model in self._candidates if (rate := self._terms.rates.get(model))]
+        """Return what the next call can cost, by the dearest of the models of which one answers it."""
+        ceilings = self._terms.ceilings
+        costs = (self._cost(model, ceilings[model]) for model in self.spec.models if model in ceilings)
         return max(costs, default=Decimal(0))
 
-    def _cost(self, model: str, rate: Rate) -> Decimal:
-        state, spec = self._state, self._arguments.spec
-        tokens = self._spec_size + self._transcript.size  # no text has more tokens than bytes
-        if state.known_tokens:
-            known = state.known_tokens * (1 if model == state.known_model else FOREIGN_TOKENS)
-            tokens = min(tokens, known) + self._transcript.size - state.known_size
-        output = max(spec.max_output_tokens, MIN_OUTPUT_TOKENS)
-        return rate.cost(input_tokens=tokens + MARGIN_TOKENS, output_tokens=output)
+    def _cost(self, model: str, ceiling: PriceCeiling) -> Decimal:
+        output = max(self._arguments.spec.max_output_tokens, MIN_OUTPUT_TOKENS)
+        return ceiling.cost(input_tokens=self._most_input(model) + MARGIN_TOKENS, output_tokens=output)
+
+    def _most_input(self, model: str) -> int:
+        """Return how many tokens the next call's input is at most: no text has more of them than bytes."""
+        state, size = self._state, self._transcript.size
+        everything, new = self._spec_size + size, size - state.known_size
+        if not state.known_tokens:
+            return everything
+        if model == state.known_model:
+            return state.known_tokens + new
+        return min(everything, FOREIGN_TOKENS * state.known_tokens + new)
 
     def _beyond_own(self, need: Decimal) -> Refusal | None:
         spent = self._run.totals.cost_usd
