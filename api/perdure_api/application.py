@@ -27,6 +27,7 @@ from perdure_api.audit import Audit
 from perdure_api.bodies import BodyLimit
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
+from perdure_api.gateway import Gateway
 from perdure_api.keys import ApiKeys
 from perdure_api.login_record import RecordedLoginFailures
 from perdure_api.logins import LoggedLoginFailures, LoginFailures
@@ -36,7 +37,6 @@ from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
 from perdure_api.routes import agents, approvals, audit, codec, events, grants, health, runs, usage
 from perdure_api.rpc import temporal_errors
-from perdure_api.runs import Runs
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ def create_app(
 
 
 def _attach(api: FastAPI, client: Client, app: App, settings: Settings, failures: LoginFailures | None) -> None:
-    api.state.runs = Runs(client, app, settings)
+    api.state.gateway = Gateway(client, app, settings)
     api.state.feeds = Feeds(client, redactor=load_redactor(settings))
     api.state.access = _access(client, settings, failures or _login_failures(client, settings))
 

@@ -10,21 +10,18 @@ from typing import Final
 
 from pydantic import ValidationError
 from pydantic_core import to_json
-from temporalio.client import Client
 
 from perdure import history
-from perdure.app import App
 from perdure.contracts import RunView
 from perdure.errors import ApprovalNotFoundError, ConflictError, InputTooLargeError, InvalidInputError
 from perdure.events import ApprovalChanged
 from perdure.messages import JsonObject
 from perdure.oversight import ApprovalRecord, Decision, PendingApproval
-from perdure.principal import Principal
 from perdure.schema import explain
 from perdure.secret_forms import MASK
 from perdure_api import visibility
 from perdure_api.authority import required_speaker
-from perdure_api.executions import Executions
+from perdure_api.reach import Reach
 from perdure_api.rpc import temporal_errors
 from perdure_api.schemas import Decided, DecisionRequest
 from perdure_workflows.signals import MAX_QUOTED
@@ -40,11 +37,8 @@ _SETTLED: Final = ("approved", "rejected", "expired", "withdrawn")
 class Decisions:
     """Brings humans' decisions to their runs."""
 
-    def __init__(self, client: Client, executions: Executions, app: App, principal: Principal) -> None:
-        self._client = client
-        self._executions = executions
-        self._app = app
-        self._principal = principal
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
 
     async def decide(self, run_id: str, approval_id: str, request: DecisionRequest) -> Decided:
         """Decide, and say whether the run has taken the decision.
@@ -56,9 +50,9 @@ class Decisions:
             InvalidInputError: The decision does not fit the question, or the arguments the tool.
             InputTooLargeError: Arguments and result are over their limit.
         """
-        decided_by = required_speaker(self._principal, request.decided_by, field="decided_by")
-        description = await self._executions.describe_open(run_id)
-        view = await self._executions.view(run_id)
+        decided_by = required_speaker(self._reach.principal, request.decided_by, field="decided_by")
+        description = await self._reach.executions.describe_open(run_id)
+        view = await self._reach.executions.view(run_id)
         pending = view.pending_approvals if view else (await visibility.approvals_memo(description)).pending
         approval = next((asked for asked in pending if asked.approval_id == approval_id), None)
         if approval is None:
@@ -69,11 +63,11 @@ class Decisions:
         decision = Decision(
             approval_id=approval_id,
             decided_by=decided_by,
-            roles=self._principal.roles,
+            roles=self._reach.principal.roles,
             digest=request.digest or approval.digest,
             **given,
         )
-        await self._executions.signal(run_id, request.decision, decision)
+        await self._reach.executions.signal(run_id, request.decision, decision)
         missing = await self._confirm(run_id, request.decision, decision, approval, before=view) if view else None
         return Decided(
             run_id=run_id,
@@ -85,7 +79,7 @@ class Decisions:
 
     async def _why_not_pending(self, run_id: str, approval_id: str) -> Exception:
         with temporal_errors(run_id=run_id):
-            events = await history.read_events(self._client, run_id)
+            events = await history.read_events(self._reach.client, run_id)
         for event in reversed(events):
             if not isinstance(event, ApprovalChanged) or event.approval_id != approval_id:
                 continue
@@ -102,7 +96,7 @@ class Decisions:
         size = len(to_json(request))
         if size > MAX_DECISION_BYTES:
             raise InputTooLargeError(f"the decision is {size:,} bytes; at most {MAX_DECISION_BYTES:,} fit")
-        tool = self._app.find_tool(approval.tool)
+        tool = self._reach.app.find_tool(approval.tool)
         if request.arguments is None or tool is None:  # a tool that only the worker knows is checked by it
             return
         try:
@@ -122,7 +116,7 @@ class Decisions:
             ConflictError: Another decision was first, or the run did not take this one.
         """
         end, pause = time.monotonic() + CONFIRMATION.total_seconds(), FIRST_PAUSE
-        while time.monotonic() < end and (view := await self._executions.view(run_id)):
+        while time.monotonic() < end and (view := await self._reach.executions.view(run_id)):
             new = [
                 record
                 for record in view.approvals

@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Request
 
 from perdure.principal import Principal
 from perdure_api.feeds import Feeds
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway as GatewayOf
 from perdure_api.text import APPROVAL_ID_PATTERN, GRANT_ID_PATTERN, RUN_ID_PATTERN
 
 
@@ -18,9 +18,9 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
-async def _runs(request: Request, principal: Annotated[Principal, Depends(_principal)]) -> Runs:
-    runs: Runs = request.app.state.runs
-    return runs.of(principal)
+async def _gateway(request: Request, principal: Annotated[Principal, Depends(_principal)]) -> GatewayOf:
+    gateway: GatewayOf = request.app.state.gateway
+    return gateway.of(principal)
 
 
 async def _feeds(request: Request) -> Feeds:
@@ -31,8 +31,8 @@ async def _feeds(request: Request) -> Feeds:
 SharedFeeds = Annotated[Feeds, Depends(_feeds)]
 """Of all runs: whose run it is has to be asked of the gateway first."""
 Caller = Annotated[Principal, Depends(_principal)]
-Gateway = Annotated[Runs, Depends(_runs)]
-"""The runs that the caller may see."""
+Gateway = Annotated[GatewayOf, Depends(_gateway)]
+"""What the caller may see and do."""
 RunId = Annotated[str, Path(pattern=RUN_ID_PATTERN, description="The run's id, which is Temporal's workflow id.")]
 GrantId = Annotated[str, Path(pattern=GRANT_ID_PATTERN, description="The grant's id.")]
 ApprovalId = Annotated[str, Path(pattern=APPROVAL_ID_PATTERN, description="The approval's id.")]

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 from pydantic import ValidationError
-from temporalio.client import Client, WorkflowExecution, WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.client import WorkflowExecution, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
 from perdure import history
@@ -24,6 +24,7 @@ from perdure.errors import DecryptionError, InvalidInputError
 from perdure.ledger.contracts import LedgerView, ModelUse, PageRecord, UsageRow, page_id
 from perdure.search_attributes import MEMO_DAY, ORG
 from perdure_api import visibility
+from perdure_api.reach import Reach
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.usage_schemas import BudgetStanding, Dimension, UsageFilter, UsageItem, UsageReport, UsageTotal
 
@@ -41,21 +42,18 @@ Key = tuple[str | None, ...]
 
 
 class Usage:
-    """The usage of a namespace's organisations."""
+    """The usage of the organisations that a principal may see."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
 
-    async def report(self, wanted: UsageFilter, *, orgs: tuple[str, ...]) -> UsageReport:
+    async def report(self, wanted: UsageFilter) -> UsageReport:
         """Return what was used, by the dimensions that are wanted.
-
-        Args:
-            wanted: Of what.
-            orgs: Organisations all of which it must be of.
 
         Raises:
             InvalidInputError: The period ends before it begins.
         """
+        orgs = self._reach.orgs(wanted.org)
         first = wanted.first or datetime.now(UTC).date() - timedelta(days=DEFAULT_DAYS)
         if wanted.last is not None and wanted.last < first:
             raise InvalidInputError(f"the period ends on {wanted.last}, before it begins on {first}")
@@ -84,12 +82,12 @@ class Usage:
 
     async def _views(self, orgs: tuple[str, ...]) -> tuple[list[LedgerView], list[str]]:
         """Return what the ledgers show, and the organisations whose ledger does not answer."""
-        rows = self._client.list_workflows(visibility.ledger_query(orgs), rpc_timeout=RPC_TIMEOUT)
+        rows = self._reach.client.list_workflows(visibility.ledger_query(orgs), rpc_timeout=RPC_TIMEOUT)
         ledgers = [row async for row in rows if _is_of(row, orgs)]
         turn = asyncio.Semaphore(READ_AT_ONCE)
 
         async def view(ledger: WorkflowExecution) -> LedgerView | None:
-            handle = self._client.get_workflow_handle(ledger.id)
+            handle = self._reach.client.get_workflow_handle(ledger.id)
             async with turn:
                 try:
                     seen: LedgerView = await handle.query("view", result_type=LedgerView, rpc_timeout=VIEW_TIMEOUT)
@@ -107,7 +105,7 @@ class Usage:
         return [answer for answer in answers if answer is not None], silent
 
     async def _pages(self, orgs: tuple[str, ...], wanted: UsageFilter, first: date) -> dict[str, PageRecord]:
-        rows = self._client.list_workflows(visibility.page_query(orgs, first=first), rpc_timeout=RPC_TIMEOUT)
+        rows = self._reach.client.list_workflows(visibility.page_query(orgs, first=first), rpc_timeout=RPC_TIMEOUT)
         turn = asyncio.Semaphore(READ_AT_ONCE)
 
         async def read(row: WorkflowExecution) -> PageRecord | None:
@@ -120,7 +118,7 @@ class Usage:
 
     async def _page(self, row: WorkflowExecution) -> PageRecord | None:
         try:
-            value = await history.read_input(self._client, row.id, execution_id=row.run_id)
+            value = await history.read_input(self._reach.client, row.id, execution_id=row.run_id)
             return None if value is None else PageRecord.model_validate_json(value.payload.data)
         except (DecryptionError, ValidationError) as error:  # it must not keep the others from being read
             log.warning("usage_page_unreadable", page=row.id, error=str(error))

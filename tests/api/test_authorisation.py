@@ -152,7 +152,7 @@ class Stage:
 
     async def untouched(self) -> bool:
         """Whether nobody has done anything to the run since it asked."""
-        events: list[RunEvent] = await self.api.asgi.state.runs.events(self.run_id)
+        events: list[RunEvent] = await self.api.asgi.state.gateway.runs.events(self.run_id)
         return events[-1].kind == "approval.asked"
 
 

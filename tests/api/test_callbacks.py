@@ -11,7 +11,7 @@ from temporalio.client import Client
 
 from perdure.outgoing import Outgoing
 from perdure.settings import Settings
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from tests.api.conftest import Api
 from tests.harness import InProcessModel, answer, in_turns, serving, wish
 from tests.receiver import receiving
@@ -73,7 +73,7 @@ async def test_a_name_that_cannot_be_resolved_now_does_not_hold_a_run_up(client:
     async def away(host: str, port: int) -> Sequence[str]:
         raise TimeoutError
 
-    api.asgi.state.runs = Runs(client, api.app, api.settings, outgoing=Outgoing(resolver=away))
+    api.asgi.state.gateway = Gateway(client, api.app, api.settings, outgoing=Outgoing(resolver=away))
 
     assert await api.start(callback_url="https://hooks.example/")
 

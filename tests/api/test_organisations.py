@@ -6,7 +6,7 @@ import inspect
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from temporalio.client import Client
@@ -18,7 +18,7 @@ from perdure.messages import Message
 from perdure.oversight import Decision
 from perdure.principal import ANYONE, OPERATOR, Principal, Scope
 from perdure_activities.providers.provider import ProviderReply
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import (
     DecisionRequest,
     HoldRequest,
@@ -67,9 +67,10 @@ async def decisions(client: Client, run_id: str) -> list[Decision]:
     return [(await client.data_converter.decode(signal.input.payloads, [Decision]))[0] for signal in sent]
 
 
-RUN_METHODS = [
-    name
-    for name, method in inspect.getmembers(Runs, inspect.isfunction)
+METHODS = [
+    (part, name)
+    for part, kind in get_type_hints(Gateway).items()
+    for name, method in inspect.getmembers(kind, inspect.isfunction)
     if not name.startswith("_") and "run_id" in inspect.signature(method).parameters and name != "start"
 ]
 REQUESTS: dict[str, Any] = {
@@ -77,7 +78,7 @@ REQUESTS: dict[str, Any] = {
     "pause": HoldRequest(),
     "resume": HoldRequest(),
     "decide": DecisionRequest(decision="approve"),
-    "revoke_run_grant": RevokeRequest(),
+    "revoke_for_run": RevokeRequest(),
 }
 ARGUMENTS: dict[str, Any] = {"approval_id": "c1-x", "grant_id": "g1", "timeout": timedelta(seconds=1)}
 
@@ -89,18 +90,18 @@ async def owned(api: Api) -> tuple[Api, str, str]:
     return api, org, await api.start(org=org)
 
 
-@pytest.mark.parametrize("name", RUN_METHODS)
-async def test_no_method_of_the_gateway_reaches_anothers_run(owned: tuple[Api, str, str], name: str) -> None:
+@pytest.mark.parametrize(("part", "name"), METHODS)
+async def test_no_method_of_the_gateway_reaches_anothers_run(owned: tuple[Api, str, str], part: str, name: str) -> None:
     """Whatever takes a run's id asks first whose it is: a new method cannot forget it."""
     api, _, run_id = owned
-    method = getattr(api.asgi.state.runs.of(somebody("globex")), name)
+    method = getattr(getattr(api.asgi.state.gateway.of(somebody("globex")), part), name)
     given = {**ARGUMENTS, "request": REQUESTS.get(name)}
     known = {key: value for key, value in given.items() if key in inspect.signature(method).parameters}
 
     with pytest.raises(RunNotFoundError, match=run_id):
         await _all_of(method(run_id, **known))
 
-    events = [event.kind for event in await api.asgi.state.runs.events(run_id)]
+    events = [event.kind for event in await api.asgi.state.gateway.runs.events(run_id)]
     assert events == ["run.started"]
 
 
@@ -113,31 +114,32 @@ async def _all_of(result: Any) -> Any:
 
 def test_the_methods_that_name_a_run_are_found() -> None:
     """The test above looks at all of them."""
-    assert {"get", "events", "follow", "steps", "export", "cancel", "decide", "result", "ended"} <= set(RUN_METHODS)
+    runs = ("get", "events", "follow", "steps", "export", "cancel", "result", "ended")
+    assert {*(("runs", name) for name in runs), ("approvals", "decide"), ("grants", "revoke_for_run")} <= set(METHODS)
 
 
 async def test_an_operator_sees_all_and_others_their_own(owned: tuple[Api, str, str]) -> None:
     """A run without an organisation is an operator's alone."""
     api, org, run_id = owned
     nobodys = await api.start()
-    runs = api.asgi.state.runs
+    gateway = api.asgi.state.gateway
 
     for principal in (OPERATOR, ANYONE, somebody(None)):
-        assert [await runs.of(principal).ended(one) for one in (run_id, nobodys)] == [False, False]
-    assert not await runs.of(somebody(org)).ended(run_id)
+        assert [await gateway.of(principal).runs.ended(one) for one in (run_id, nobodys)] == [False, False]
+    assert not await gateway.of(somebody(org)).runs.ended(run_id)
     with pytest.raises(RunNotFoundError):
-        await runs.of(somebody(org)).ended(nobodys)
+        await gateway.of(somebody(org)).runs.ended(nobodys)
 
 
 async def test_lists_hold_back_what_the_query_should_have(owned: tuple[Api, str, str], monkeypatch: Any) -> None:
     """Some databases find `acme` for `ACME`: rows are looked at again."""
     api, org, _ = owned
     await api.listed(org=org)
-    foreign = api.asgi.state.runs.of(somebody(org.upper()))
-    monkeypatch.setattr("perdure_api.runs.wanted_org", lambda *_: (org,))
+    foreign = api.asgi.state.gateway.of(somebody(org.upper()))
+    monkeypatch.setattr("perdure_api.reach.wanted_org", lambda *_: (org,))
 
-    page = await foreign.list(RunFilter())
-    inbox = await foreign.approvals(InboxFilter())
+    page = await foreign.runs.list(RunFilter())
+    inbox = await foreign.approvals.pending(InboxFilter())
 
     assert (page.items, inbox) == ((), [])
 
@@ -296,7 +298,7 @@ async def test_the_command_line_is_an_operator_with_a_name(api: Api) -> None:
     """Its runs are requested by whoever sits there, on nobody's behalf unless it says so."""
     ann = OPERATOR.model_copy(update={"user": "ann"})
 
-    run = await api.asgi.state.runs.of(ann).start(NewRun(agent="tester", input="go", org="acme"))
+    run = await api.asgi.state.gateway.of(ann).runs.start(NewRun(agent="tester", input="go", org="acme"))
     found = await started(api.temporal, run.run_id)
 
     assert (found.org, found.user, found.roles, found.requested_by) == ("acme", None, ("*",), "ann")

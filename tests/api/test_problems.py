@@ -12,9 +12,9 @@ from temporalio.client import Client
 from perdure.connection import connect
 from perdure.errors import PerdureError
 from perdure.settings import Settings
+from perdure_api.agents import Agents
 from perdure_api.application import create_app
 from perdure_api.problems import STATUSES
-from perdure_api.runs import Runs
 from tests.api.conftest import Api, shop
 
 
@@ -93,7 +93,7 @@ async def test_a_mistake_of_the_server_tells_nothing_of_its_insides(api: Api, mo
     def broken(_: Any) -> Any:
         raise ValueError("the password is xyzzy")
 
-    monkeypatch.setattr(Runs, "agents", broken)
+    monkeypatch.setattr(Agents, "list", broken)
 
     response = await api.http.get("/v1/agents")
 

@@ -71,7 +71,7 @@ async def test_an_idempotency_key_is_good_for_one_request_of_one_organisation(ap
 
 async def test_a_chosen_id_is_its_own_idempotency_key(api: Api) -> None:
     """The command line names runs; the same id with another request is refused, and an impossible one too."""
-    runs, chosen = api.asgi.state.runs, f"my.run:{api.settings.task_queue}"
+    runs, chosen = api.asgi.state.gateway.runs, f"my.run:{api.settings.task_queue}"
     new = NewRun(agent="tester", input="go")
 
     first = await runs.start(new, run_id=chosen)

@@ -11,7 +11,7 @@ from perdure.app import App
 from perdure.errors import ServerUnreachableError
 from perdure.oversight import PendingApproval
 from perdure.settings import Settings
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import DecisionRequest, InboxApproval, InboxFilter
 from tests.children import alive
 from tests.e2e.caller import Caller
@@ -29,7 +29,7 @@ class Human:
     def __init__(self, caller: Caller, client: Client, ledger: Ledger) -> None:
         self._caller = caller
         self._client = client
-        self._runs = Runs(client, App(), Settings())
+        self._runs = Gateway(client, App(), Settings())
         self._ledger = ledger
         self._answered: dict[tuple[str, str], datetime] = {}
         self.decisions = 0
@@ -53,7 +53,9 @@ class Human:
         if inbox is not None:
             return inbox
         try:
-            return await self._runs.approvals(InboxFilter())  # past the API, as `perdure approvals list` reads it
+            return await self._runs.approvals.pending(
+                InboxFilter()
+            )  # past the API, as `perdure approvals list` reads it
         except ServerUnreachableError:
             return []
 

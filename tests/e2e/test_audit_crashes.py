@@ -17,7 +17,7 @@ from perdure.app import load_app
 from perdure.errors import PerdureError
 from perdure.settings import Settings
 from perdure.testing import eventually
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import DecisionRequest, InboxFilter, NewRun, RunFilter
 from tests.audit_stores import Place, assert_complete, bucket_place, facts_in_chains, folder_place
 from tests.e2e.cluster import APP, Cluster, running_cluster
@@ -80,7 +80,7 @@ async def kill_at_random(cluster: Cluster, source: random.Random) -> None:
         cluster.members[name].kill()
 
 
-async def start_all(runs: Runs, source: random.Random) -> None:
+async def start_all(runs: Gateway, source: random.Random) -> None:
     """Start runs of two organisations, a moment after each other; the server may be away."""
     for number in range(RUNS):
         new = NewRun(agent="clerk", input=f"settle case-{number:02}", org=f"org-{number % 2}", user="ann")
@@ -88,25 +88,25 @@ async def start_all(runs: Runs, source: random.Random) -> None:
         await asyncio.sleep(source.uniform(*SPREAD))
 
 
-async def started(runs: Runs, new: NewRun, run_id: str) -> bool:
+async def started(runs: Gateway, new: NewRun, run_id: str) -> bool:
     """Start a run; say whether that worked."""
     try:
-        await runs.start(new, run_id=run_id)
+        await runs.runs.start(new, run_id=run_id)
     except PerdureError:
         return False
     return True
 
 
-async def decide_until_all_ended(runs: Runs) -> None:
+async def decide_until_all_ended(runs: Gateway) -> None:
     """Approve whatever asks, until all runs are over."""
 
     async def all_ended() -> bool:
         try:
-            for asked in await runs.approvals(InboxFilter()):
+            for asked in await runs.approvals.pending(InboxFilter()):
                 outcome = "done" if asked.kind == "outcome" else None
                 decision = DecisionRequest(decision="approve", decided_by="carl", outcome=outcome)
-                await runs.decide(asked.run_id, asked.approval_id, decision)
-            listed = (await runs.list(RunFilter())).items
+                await runs.approvals.decide(asked.run_id, asked.approval_id, decision)
+            listed = (await runs.runs.list(RunFilter())).items
         except PerdureError:
             return False
         return len(listed) == RUNS and all(run.ended_at for run in listed)
@@ -120,7 +120,7 @@ async def test_nothing_is_lost_or_told_twice(cluster: Cluster, place: Place) -> 
     print(f"{SEED_VARIABLE}={seed}")
     source = random.Random(seed)
     client: Client = await cluster.client()
-    runs = Runs(client, load_app(APP), Settings())
+    runs = Gateway(client, load_app(APP), Settings())
 
     async with asyncio.TaskGroup() as work:
         work.create_task(kill_at_random(cluster, source))

@@ -23,7 +23,7 @@ from perdure.codec import data_converter
 from perdure.oversight import PendingApproval
 from perdure.settings import Settings
 from perdure.testing import ScriptedModel, eventually
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_workers import dev_server
 from perdure_workers.dev import child_environment, perdure_command, polled, start_worker
 from perdure_workers.dev_server import DevServer
@@ -49,7 +49,7 @@ class Desk:
     """A server and a worker of the example app, and the environment that leads commands to them."""
 
     environment: dict[str, str]
-    runs: Runs
+    runs: Gateway
 
     async def perdure(self, *arguments: str, folder: Path | None = None) -> Ended:
         """Run a command to its end."""
@@ -75,7 +75,7 @@ class Desk:
         """Wait until a run asks a human, and return the approval's id."""
 
         async def asked() -> tuple[PendingApproval, ...]:
-            return (await self.runs.get(run_id)).pending_approvals
+            return (await self.runs.runs.get(run_id)).pending_approvals
 
         (question,) = await eventually(asked, within=timedelta(seconds=60), what="the question to a human")
         return question.approval_id
@@ -102,7 +102,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
         worker = await start_worker(group, app="support_desk", environment=environment)
         await worker.wait_until(polled(server.address, queue), within=timedelta(seconds=60))
         client = await Client.connect(server.address, data_converter=data_converter())
-        yield Desk(environment, Runs(client, App(), Settings()))
+        yield Desk(environment, Gateway(client, App(), Settings()))
 
 
 async def test_a_run_that_is_waited_for_prints_its_answer_and_exits_with_0(desk: Desk) -> None:
@@ -185,7 +185,7 @@ async def test_a_run_is_paused_spoken_to_and_resumed(desk: Desk) -> None:
     paused = await desk.perdure("runs", "pause", run_id, "--by", "ann", "--reason", "lunch")
 
     async def held() -> bool:
-        return (await desk.runs.get(run_id)).paused is not None
+        return (await desk.runs.runs.get(run_id)).paused is not None
 
     await eventually(held, within=timedelta(seconds=20))
     shown = await desk.perdure("runs", "show", run_id)
@@ -260,7 +260,7 @@ async def test_watching_goes_on_when_the_server_was_killed_and_comes_back(tmp_pa
             **model.environment(),
             "SUPPORT_DESK_DB": str(tmp_path / "shop.db"),
         }
-        desk = Desk(environment, Runs(client, App(), Settings()))
+        desk = Desk(environment, Gateway(client, App(), Settings()))
         await start_worker(group, app="support_desk", environment=environment)
         run_id = await desk.start(refund())
         watching = asyncio.create_task(desk.perdure("runs", "watch", run_id, "--json"))

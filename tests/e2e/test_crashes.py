@@ -21,7 +21,7 @@ from perdure.messages import AssistantMessage
 from perdure.oversight import ApprovalRecord
 from perdure.settings import Settings
 from perdure.testing import eventually
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import DecisionRequest, InboxFilter, NewRun, RunDetail
 from tests.e2e.caller import Caller
 from tests.e2e.cluster import APP, Cluster, Member, running_cluster
@@ -50,9 +50,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-async def gateway(cluster: Cluster) -> Runs:
+async def gateway(cluster: Cluster) -> Gateway:
     """Return what API and command line use to reach runs, in this process."""
-    return Runs(await cluster.client(), load_app(APP), Settings())
+    return Gateway(await cluster.client(), load_app(APP), Settings())
 
 
 async def start_all(caller: Caller, seed: int) -> list[str]:
@@ -109,14 +109,14 @@ def report(cluster: Cluster, caller: Caller, human: Human) -> None:
     )
 
 
-async def start(runs: Runs, task: str) -> str:
+async def start(runs: Gateway, task: str) -> str:
     """Start a run of the clerk and return its id."""
-    return (await runs.start(NewRun(agent="clerk", input=task))).run_id
+    return (await runs.runs.start(NewRun(agent="clerk", input=task))).run_id
 
 
-async def end(runs: Runs, run_id: str) -> RunDetail:
+async def end(runs: Gateway, run_id: str) -> RunDetail:
     """Wait for a run's end and return the run."""
-    detail = await runs.result(run_id, timeout=SOON)
+    detail = await runs.runs.result(run_id, timeout=SOON)
     assert detail is not None, f"{run_id} has not ended within {SOON}"
     return detail
 
@@ -170,9 +170,9 @@ async def test_a_lost_call_without_a_probe_stops_at_a_human(cluster: Cluster) ->
     await eventually(cluster.ledger.effects, within=SOON, what="the transfer")
 
     worker.kill()
-    [asked] = await eventually(lambda: runs.approvals(InboxFilter()), within=SOON, what="the question")
+    [asked] = await eventually(lambda: runs.approvals.pending(InboxFilter()), within=SOON, what="the question")
     done = DecisionRequest(decision="approve", decided_by="ann", outcome="done", result="transfer-found-by-ann")
-    await runs.decide(run_id, asked.approval_id, done)
+    await runs.approvals.decide(run_id, asked.approval_id, done)
     ended = await end(runs, run_id)
 
     assert asked.kind == "outcome"
@@ -225,9 +225,9 @@ async def test_a_stopping_worker_leaves_no_thread_behind_that_takes_effect_later
     assert worker.child is not None
     os.kill(worker.child.pid, signal.SIGTERM)
     await eventually(lambda: worker.ends, within=timedelta(seconds=20), what="the worker's end")
-    [asked] = await eventually(lambda: runs.approvals(InboxFilter()), within=SOON, what="the question")
+    [asked] = await eventually(lambda: runs.approvals.pending(InboxFilter()), within=SOON, what="the question")
     done = DecisionRequest(decision="approve", decided_by="ann", outcome="done", result="nothing was charged")
-    await runs.decide(run_id, asked.approval_id, done)
+    await runs.approvals.decide(run_id, asked.approval_id, done)
     ended = await end(runs, run_id)
 
     assert worker.ends == [0]

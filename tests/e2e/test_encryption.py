@@ -30,7 +30,7 @@ from perdure.events import RunCancelRequested
 from perdure.messages import Message, ToolMessage
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import DecisionRequest, GrantFilter, HoldRequest, MessageRequest, NewRun, RevokeRequest
 from perdure_workers import dev_server
 from perdure_workers.dev_server import DevServer
@@ -150,7 +150,7 @@ async def live(client: Client, words: Words) -> None:
     """Have runs go through everything that people, models and tools can say."""
     app = chatter(words)
     async with serving(client, app, InProcessModel(Model(words))) as settings:
-        runs = Runs(client, app, settings)
+        runs = Gateway(client, app, settings)
         await _full_life(client, runs, words)
         await _cancelled(runs, words)
         await _rejected(runs, words)
@@ -160,73 +160,73 @@ async def live(client: Client, words: Words) -> None:
     await _owned(client, words)
 
 
-async def _full_life(client: Client, runs: Runs, words: Words) -> None:
-    started = await runs.start(NewRun(agent="tester", input=words("input"), metadata={"note": words("metadata")}))
+async def _full_life(client: Client, runs: Gateway, words: Words) -> None:
+    started = await runs.runs.start(NewRun(agent="tester", input=words("input"), metadata={"note": words("metadata")}))
     call = await _asked(runs, started.run_id)
-    await runs.pause(started.run_id, HoldRequest(by=words("pauser"), reason=words("pause")))
+    await runs.runs.pause(started.run_id, HoldRequest(by=words("pauser"), reason=words("pause")))
     message = {"text": words("message"), "from": words("sender")}
-    await runs.message(started.run_id, MessageRequest.model_validate(message))
-    await runs.resume(started.run_id, HoldRequest(by="ann", reason=words("resume")))
+    await runs.runs.message(started.run_id, MessageRequest.model_validate(message))
+    await runs.runs.resume(started.run_id, HoldRequest(by="ann", reason=words("resume")))
     edited = {"order": words("edited argument")}
     decision = DecisionRequest(
         decision="approve", decided_by=words("decider"), reason=words("approval"), arguments=edited
     )
-    await runs.decide(started.run_id, call, decision)
+    await runs.approvals.decide(started.run_id, call, decision)
     outcome = await _asked(runs, started.run_id)
     known = DecisionRequest(decision="approve", decided_by="ann", outcome="done", result=words("outcome"))
-    await runs.decide(started.run_id, outcome, known)
-    run = await runs.result(started.run_id, timeout=SOON)
+    await runs.approvals.decide(started.run_id, outcome, known)
+    run = await runs.runs.result(started.run_id, timeout=SOON)
     assert run is not None
     assert (run.status, run.output) == (RunStatus.COMPLETED, words("answer"))
     assert (await client.count_workflows(f"WorkflowId = '{started.run_id}'")).count > 1
 
 
-async def _cancelled(runs: Runs, words: Words) -> None:
-    started = await runs.start(NewRun(agent="tester", input="ask"))
+async def _cancelled(runs: Gateway, words: Words) -> None:
+    started = await runs.runs.start(NewRun(agent="tester", input="ask"))
     await _asked(runs, started.run_id)
-    await runs.cancel(started.run_id, reason=words("cancel reason"))
-    run = await runs.result(started.run_id, timeout=SOON)
-    events = await runs.events(started.run_id)
+    await runs.runs.cancel(started.run_id, reason=words("cancel reason"))
+    run = await runs.runs.result(started.run_id, timeout=SOON)
+    events = await runs.runs.events(started.run_id)
     assert run is not None
     assert run.status is RunStatus.CANCELLED
     assert [event.reason for event in events if isinstance(event, RunCancelRequested)] == [words("cancel reason")]
 
 
-async def _rejected(runs: Runs, words: Words) -> None:
-    started = await runs.start(NewRun(agent="tester", input="ask"))
+async def _rejected(runs: Gateway, words: Words) -> None:
+    started = await runs.runs.start(NewRun(agent="tester", input="ask"))
     call = await _asked(runs, started.run_id)
-    await runs.decide(
+    await runs.approvals.decide(
         started.run_id, call, DecisionRequest(decision="reject", decided_by="ann", reason=words("rejection"))
     )
     with suppress(ConflictError):  # the model asks again, until somebody ends it
-        await runs.cancel(started.run_id)
-    await runs.result(started.run_id, timeout=SOON)
+        await runs.runs.cancel(started.run_id)
+    await runs.runs.result(started.run_id, timeout=SOON)
 
 
-async def _granted(runs: Runs, words: Words) -> None:
-    started = await runs.start(NewRun(agent="tester", input="ask"))
+async def _granted(runs: Gateway, words: Words) -> None:
+    started = await runs.runs.start(NewRun(agent="tester", input="ask"))
     call = await _asked(runs, started.run_id)
     granted = DecisionRequest(
         decision="approve", decided_by=words("granter"), reason=words("grant"), grant=timedelta(hours=1)
     )
-    await runs.decide(started.run_id, call, granted)
-    [grant] = await eventually(lambda: runs.grants(GrantFilter()), within=SOON, what="the grant")
+    await runs.approvals.decide(started.run_id, call, granted)
+    [grant] = await eventually(lambda: runs.grants.list(GrantFilter()), within=SOON, what="the grant")
     assert grant.reason == words("grant")
-    await runs.revoke_grant(grant.grant_id, RevokeRequest(by=words("revoker"), reason=words("revocation")))
-    await runs.cancel(started.run_id)
-    await runs.result(started.run_id, timeout=SOON)
+    await runs.grants.revoke(grant.grant_id, RevokeRequest(by=words("revoker"), reason=words("revocation")))
+    await runs.runs.cancel(started.run_id)
+    await runs.runs.result(started.run_id, timeout=SOON)
 
 
-async def _failed(runs: Runs, words: Words) -> None:
-    started = await runs.start(NewRun(agent="tester", input="fail"))
-    run = await runs.result(started.run_id, timeout=SOON)
+async def _failed(runs: Gateway, words: Words) -> None:
+    started = await runs.runs.start(NewRun(agent="tester", input="fail"))
+    run = await runs.runs.result(started.run_id, timeout=SOON)
     assert run is not None
     assert run.error is not None
     assert run.error.message == words("refusal")
 
 
-async def _at_work(client: Client, runs: Runs) -> None:
-    started = await runs.start(NewRun(agent="tester", input="linger"))
+async def _at_work(client: Client, runs: Gateway) -> None:
+    started = await runs.runs.start(NewRun(agent="tester", input="linger"))
 
     async def beaten() -> bool:
         described = await client.get_workflow_handle(started.run_id).describe()
@@ -258,9 +258,9 @@ async def _owned(client: Client, words: Words) -> None:
         await handle.result()
 
 
-async def _asked(runs: Runs, run_id: str) -> str:
+async def _asked(runs: Gateway, run_id: str) -> str:
     async def asked() -> str:
-        pending = (await runs.get(run_id)).pending_approvals
+        pending = (await runs.runs.get(run_id)).pending_approvals
         return pending[0].approval_id if pending else ""
 
     return await eventually(asked, within=SOON, what="the approval")

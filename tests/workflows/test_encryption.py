@@ -24,7 +24,7 @@ from perdure.search_attributes import MEMO_GRANT, ORG
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_activities.grants import find_grant
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import GrantFilter
 from perdure_workers import Perdure
 from perdure_workers.replay import replay
@@ -171,7 +171,7 @@ async def test_a_grant_whose_key_is_gone_holds_no_longer(env: WorkflowEnvironmen
 
     found = {key: await find_grant(after, grant_id) for key, grant_id in ids.items()}
     await eventually(lambda: _both(before, org), what="both grants in visibility")
-    listed = await Runs(after, App(), Settings()).grants(GrantFilter(org=org))
+    listed = await Gateway(after, App(), Settings()).grants.list(GrantFilter(org=org))
 
     assert found["old"] is None
     assert found["new"] is not None

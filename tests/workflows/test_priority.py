@@ -13,7 +13,7 @@ from perdure.messages import Message, UserMessage
 from perdure.priority import Priority
 from perdure.settings import Settings
 from perdure_activities.providers.provider import ProviderReply
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import NewRun
 from perdure_workers.plugin import Perdure
 from perdure_workers.worker import build_worker
@@ -54,10 +54,10 @@ async def test_the_run_that_comes_last_need_not_wait_for_all_before_it(client: C
         max_concurrent_workflow_tasks=2,
         shutdown_grace_seconds=0,
     )
-    runs = Runs(client, app, settings)
+    runs = Gateway(client, app, settings)
     for number in range(WAITING):
-        await runs.start(NewRun(agent="tester", input=f"{number}", org="acme"))
-    started = await runs.start(last)
+        await runs.runs.start(NewRun(agent="tester", input=f"{number}", org="acme"))
+    started = await runs.runs.start(last)
     plugin = Perdure(app, settings=settings, providers={"in-process": InProcessModel(note)})
     async with build_worker(client, settings, plugin):
         await client.get_workflow_handle(started.run_id).result()
@@ -84,10 +84,10 @@ async def test_a_runs_calls_have_its_keys(client: Client) -> None:
     app.add(agent(tools=("note",)))
     model = InProcessModel(in_turns(wish(("note", {})), answer("done")))
     async with serving(client, app, model) as settings:
-        runs = Runs(client, app, settings)
+        runs = Gateway(client, app, settings)
         new = NewRun(agent="tester", input="go", org="acme", priority=Priority.LOW)
-        run_id = (await runs.start(new)).run_id
+        run_id = (await runs.runs.start(new)).run_id
         await client.get_workflow_handle(run_id).result()
 
     assert keys == [Priority.LOW.keys(org="acme")]
-    assert (await runs.get(run_id)).priority is Priority.LOW
+    assert (await runs.runs.get(run_id)).priority is Priority.LOW

@@ -29,7 +29,7 @@ from perdure.messages import Message, UserMessage
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import NewRun
 from perdure_workers import Perdure
 from tests.harness import InProcessModel, agent, answer, in_turns, pending, serving, start, turn, wish
@@ -173,10 +173,10 @@ async def test_organisations_take_turns_within_a_rate(client: Client) -> None:
     desk = Desk("5/s")
 
     async with serving(client, desk.app, searching(12)) as settings:
-        runs = Runs(client, desk.app, settings)
-        started = [await runs.start(NewRun(agent="tester", input="acme", org="acme")) for _ in range(3)]
+        runs = Gateway(client, desk.app, settings)
+        started = [await runs.runs.start(NewRun(agent="tester", input="acme", org="acme")) for _ in range(3)]
         await eventually(lambda: len(desk.calls) >= 10, within=timedelta(seconds=20), what="the flood")
-        started.append(await runs.start(NewRun(agent="tester", input="globex", org="globex")))
+        started.append(await runs.runs.start(NewRun(agent="tester", input="globex", org="globex")))
         await asyncio.gather(*(client.get_workflow_handle(run.run_id).result() for run in started))
 
     served = [who for _, who in desk.calls]

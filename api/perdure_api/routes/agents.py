@@ -19,6 +19,6 @@ class Agents(Answer):
 
 
 @router.get("/agents", operation_id="listAgents", openapi_extra=requires(Scope.RUNS_READ), summary="List agents")
-async def list_agents(runs: Gateway) -> Agents:
+async def list_agents(gateway: Gateway) -> Agents:
     """List the agents that runs can be started with, with their tools."""
-    return Agents(items=tuple(runs.agents()))
+    return Agents(items=tuple(gateway.agents.list()))

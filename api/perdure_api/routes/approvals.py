@@ -57,9 +57,9 @@ class Outcomes(Answer):
     openapi_extra=requires(Scope.RUNS_READ),
     summary="List what waits for a human",
 )
-async def inbox(query: Annotated[InboxQuery, Query()], runs: Gateway) -> Inbox:
+async def inbox(query: Annotated[InboxQuery, Query()], gateway: Gateway) -> Inbox:
     """List the pending approvals of all runs, the oldest first. This works while no worker is running."""
-    return Inbox(items=tuple(await runs.approvals(query, limit=query.limit)))
+    return Inbox(items=tuple(await gateway.approvals.pending(query, limit=query.limit)))
 
 
 @router.post(
@@ -69,9 +69,9 @@ async def inbox(query: Annotated[InboxQuery, Query()], runs: Gateway) -> Inbox:
     summary="Decide on several approvals",
     responses=WITH_BODY,
 )
-async def decide_many(request: Annotated[BatchRequest, Body(examples=[BATCH_EXAMPLE])], runs: Gateway) -> Outcomes:
+async def decide_many(request: Annotated[BatchRequest, Body(examples=[BATCH_EXAMPLE])], gateway: Gateway) -> Outcomes:
     """Decide on up to 100 approvals of any runs; each is told by itself what became of it."""
-    outcomes = await runs.decide_many(request.items)
+    outcomes = await gateway.approvals.decide_many(request.items)
     return Outcomes(items=tuple(_outcome(*pair) for pair in zip(request.items, outcomes, strict=True)))
 
 
@@ -90,9 +90,9 @@ def _outcome(item: BatchItem, outcome: Decided | PerdureError) -> BatchOutcome:
     summary="Look at an approval",
     responses=problems(HTTPStatus.NOT_FOUND),
 )
-async def get(run_id: RunId, approval_id: ApprovalId, runs: Gateway) -> ApprovalDetail:
+async def get(run_id: RunId, approval_id: ApprovalId, gateway: Gateway) -> ApprovalDetail:
     """Return an approval's durable record, pending or decided. This is where the links of notifications lead."""
-    return await runs.approval(run_id, approval_id)
+    return await gateway.approvals.get(run_id, approval_id)
 
 
 @router.post(
@@ -111,10 +111,10 @@ async def decide(
     run_id: RunId,
     approval_id: ApprovalId,
     request: Annotated[DecisionRequest, Body(examples=[EXAMPLE])],
-    runs: Gateway,
+    gateway: Gateway,
     response: Response,
 ) -> Decided:
     """Approve or reject a call, or say what became of one whose outcome is unknown."""
-    decided = await runs.decide(run_id, approval_id, request)
+    decided = await gateway.approvals.decide(run_id, approval_id, request)
     response.status_code = HTTPStatus.OK if decided.confirmed else HTTPStatus.ACCEPTED
     return decided

@@ -62,7 +62,7 @@ class Events(Answer):
 async def read(
     run_id: RunId,
     request: Request,
-    runs: Gateway,
+    gateway: Gateway,
     feeds: SharedFeeds,
     after: Annotated[str | None, Query(description="An event's id; only later ones are returned.")] = None,
     last_event_id: Annotated[
@@ -72,9 +72,9 @@ async def read(
     """Return a run's events so far, or stream them as they happen, also those before the client came."""
     seen = last_event_id or after
     if STREAM not in request.headers.get("accept", ""):
-        return Events(items=tuple(await runs.events(run_id, after=seen)))
+        return Events(items=tuple(await gateway.runs.events(run_id, after=seen)))
     # Asked before the stream starts, so that an unknown run or id is a problem with a status, not a broken stream.
-    if await runs.ended(run_id) and not await runs.events(run_id, after=seen):
+    if await gateway.runs.ended(run_id) and not await gateway.runs.events(run_id, after=seen):
         return Response(status_code=HTTPStatus.NO_CONTENT)  # by which a browser knows that it need not come back
     check_event_id(seen)
     stopping = asyncio.Event()

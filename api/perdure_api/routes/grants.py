@@ -19,9 +19,9 @@ router = APIRouter(route_class=ScopedRoute, tags=["grants"])
 @router.get(
     "/grants", operation_id="listGrants", openapi_extra=requires(Scope.RUNS_READ), summary="List standing grants"
 )
-async def list_grants(query: Annotated[GrantFilter, Query()], runs: Gateway) -> GrantList:
+async def list_grants(query: Annotated[GrantFilter, Query()], gateway: Gateway) -> GrantList:
     """List the grants that stand, the newest first. Those that hold for one run are in the run."""
-    return GrantList(items=tuple(await runs.grants(query)))
+    return GrantList(items=tuple(await gateway.grants.list(query)))
 
 
 @router.post(
@@ -33,9 +33,9 @@ async def list_grants(query: Annotated[GrantFilter, Query()], runs: Gateway) -> 
     response_class=Response,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
-async def revoke(grant_id: GrantId, runs: Gateway, request: RevokeRequest | None = None) -> None:
+async def revoke(grant_id: GrantId, gateway: Gateway, request: RevokeRequest | None = None) -> None:
     """End a grant; from now on its calls are asked about again."""
-    await runs.revoke_grant(grant_id, request or RevokeRequest())
+    await gateway.grants.revoke(grant_id, request or RevokeRequest())
 
 
 @router.post(
@@ -47,8 +47,8 @@ async def revoke(grant_id: GrantId, runs: Gateway, request: RevokeRequest | None
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
 async def revoke_for_run(
-    run_id: RunId, grant_id: GrantId, runs: Gateway, request: RevokeRequest | None = None
+    run_id: RunId, grant_id: GrantId, gateway: Gateway, request: RevokeRequest | None = None
 ) -> RunReference:
     """Ask a run to forget a grant that it was given for itself."""
-    await runs.revoke_run_grant(run_id, grant_id, request or RevokeRequest())
+    await gateway.grants.revoke_for_run(run_id, grant_id, request or RevokeRequest())
     return RunReference(run_id=run_id)

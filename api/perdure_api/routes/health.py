@@ -8,9 +8,9 @@ from typing import Literal
 from fastapi import APIRouter, Request
 
 from perdure.errors import NoWorkerError
+from perdure_api.gateway import Gateway
 from perdure_api.pollers import Pollers
 from perdure_api.problems import problems
-from perdure_api.runs import Runs
 from perdure_api.schemas import Answer
 
 router = APIRouter(tags=["health"])
@@ -36,8 +36,8 @@ async def health() -> Health:
 )
 async def readiness(request: Request) -> Pollers:
     """Ask Temporal whether workers poll the task queue, and those of tools and providers that have a rate."""
-    runs: Runs = request.app.state.runs
-    pollers = await runs.pollers()
+    gateway: Gateway = request.app.state.gateway
+    pollers = await gateway.agents.pollers()
     if not (pollers.workflow and pollers.activity):
         raise NoWorkerError("Temporal answers, but no worker polls the task queue; start one with 'perdure worker'")
     if unserved := [name for name, count in pollers.rated.items() if not count]:

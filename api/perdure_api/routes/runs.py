@@ -79,7 +79,7 @@ class Steps(Answer):
 )
 async def start(
     new: Annotated[NewRun, Body(examples=[EXAMPLE])],
-    runs: Gateway,
+    gateway: Gateway,
     response: Response,
     idempotency_key: Annotated[
         Line | None,
@@ -91,18 +91,18 @@ async def start(
     wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the run's end.")] = 0,
 ) -> StartedRun | Response:
     """Start a run of an agent; with `wait`, answer with its result if it ends in time."""
-    started = await runs.start(new, idempotency_key=idempotency_key)
+    started = await gateway.runs.start(new, idempotency_key=idempotency_key)
     location = f"/v1/runs/{started.run_id}"
-    if wait and (detail := await runs.result(started.run_id, timeout=timedelta(seconds=wait))):
+    if wait and (detail := await gateway.runs.result(started.run_id, timeout=timedelta(seconds=wait))):
         return Response(detail.model_dump_json(), media_type="application/json", headers={"Location": location})
     response.headers["Location"] = location
     return started
 
 
 @router.get("", operation_id="listRuns", openapi_extra=requires(Scope.RUNS_READ), summary="List runs")
-async def list_runs(query: Annotated[ListQuery, Query()], runs: Gateway) -> RunPage:
+async def list_runs(query: Annotated[ListQuery, Query()], gateway: Gateway) -> RunPage:
     """List runs, the newest first. This works while no worker is running."""
-    return await runs.list(query, limit=query.limit, page_token=query.page_token)
+    return await gateway.runs.list(query, limit=query.limit, page_token=query.page_token)
 
 
 @router.get(
@@ -112,9 +112,9 @@ async def list_runs(query: Annotated[ListQuery, Query()], runs: Gateway) -> RunP
     summary="Look at a run",
     responses=problems(HTTPStatus.NOT_FOUND),
 )
-async def get(run_id: RunId, runs: Gateway) -> RunDetail:
+async def get(run_id: RunId, gateway: Gateway) -> RunDetail:
     """Return a run as it is now, or how it ended."""
-    return await runs.get(run_id)
+    return await gateway.runs.get(run_id)
 
 
 @router.get(
@@ -124,9 +124,9 @@ async def get(run_id: RunId, runs: Gateway) -> RunDetail:
     summary="List a run's steps",
     responses=problems(HTTPStatus.NOT_FOUND),
 )
-async def list_steps(run_id: RunId, runs: Gateway) -> Steps:
+async def list_steps(run_id: RunId, gateway: Gateway) -> Steps:
     """Return a run's model calls and tool calls so far, with what became of each."""
-    return Steps(items=tuple(await runs.steps(run_id)))
+    return Steps(items=tuple(await gateway.runs.steps(run_id)))
 
 
 @router.get(
@@ -143,9 +143,9 @@ async def list_steps(run_id: RunId, runs: Gateway) -> Steps:
         },
     },
 )
-async def export(run_id: RunId, runs: Gateway) -> Response:
+async def export(run_id: RunId, gateway: Gateway) -> Response:
     """Return a run's history as JSON, for `perdure replay`."""
-    return Response(await runs.export(run_id), media_type="application/json")
+    return Response(await gateway.runs.export(run_id), media_type="application/json")
 
 
 @router.post(
@@ -156,9 +156,9 @@ async def export(run_id: RunId, runs: Gateway) -> Response:
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
-async def cancel(run_id: RunId, runs: Gateway, cancellation: Cancellation | None = None) -> RunReference:
+async def cancel(run_id: RunId, gateway: Gateway, cancellation: Cancellation | None = None) -> RunReference:
     """Ask a run to end as cancelled; a run that is being cancelled is left to it."""
-    await runs.cancel(run_id, reason=cancellation.reason if cancellation else "")
+    await gateway.runs.cancel(run_id, reason=cancellation.reason if cancellation else "")
     return RunReference(run_id=run_id)
 
 
@@ -171,10 +171,10 @@ async def cancel(run_id: RunId, runs: Gateway, cancellation: Cancellation | None
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
 async def message(
-    run_id: RunId, request: Annotated[MessageRequest, Body(examples=[MESSAGE_EXAMPLE])], runs: Gateway
+    run_id: RunId, request: Annotated[MessageRequest, Body(examples=[MESSAGE_EXAMPLE])], gateway: Gateway
 ) -> RunReference:
     """Have a message join the conversation before the model is called next; a final answer that comes first waits."""
-    await runs.message(run_id, request)
+    await gateway.runs.message(run_id, request)
     return RunReference(run_id=run_id)
 
 
@@ -186,9 +186,9 @@ async def message(
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
-async def pause(run_id: RunId, runs: Gateway, request: HoldRequest | None = None) -> RunReference:
+async def pause(run_id: RunId, gateway: Gateway, request: HoldRequest | None = None) -> RunReference:
     """Start no further step of the run; what is running ends. A paused run is left as it is."""
-    await runs.pause(run_id, request or HoldRequest())
+    await gateway.runs.pause(run_id, request or HoldRequest())
     return RunReference(run_id=run_id)
 
 
@@ -200,7 +200,7 @@ async def pause(run_id: RunId, runs: Gateway, request: HoldRequest | None = None
     status_code=HTTPStatus.ACCEPTED,
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
-async def resume(run_id: RunId, runs: Gateway, request: HoldRequest | None = None) -> RunReference:
+async def resume(run_id: RunId, gateway: Gateway, request: HoldRequest | None = None) -> RunReference:
     """Let a paused run go on; one that is not paused is left as it is."""
-    await runs.resume(run_id, request or HoldRequest())
+    await gateway.runs.resume(run_id, request or HoldRequest())
     return RunReference(run_id=run_id)

@@ -33,12 +33,12 @@ class UsageQuery(UsageFilter):
     response_model=UsageReport,
     responses={HTTPStatus.OK.value: {"description": "The report.", "content": {CSV: {"schema": {"type": "string"}}}}},
 )
-async def usage(query: Annotated[UsageQuery, Query()], request: Request, runs: Gateway) -> UsageReport | Response:
+async def usage(query: Annotated[UsageQuery, Query()], request: Request, gateway: Gateway) -> UsageReport | Response:
     """Report calls, tokens, cost and the cached share, by organisation, user, agent, model and day.
 
     Days are read while no worker is running; what is in no page yet is asked of the ledgers, which takes one.
     """
-    report = await runs.usage(query)
+    report = await gateway.usage.report(query)
     wants_csv = query.format == "csv" or (query.format is None and CSV in request.headers.get("accept", ""))
     if not wants_csv:
         return report

@@ -16,7 +16,7 @@ from perdure.app import App
 from perdure.errors import InvalidInputError, PerdureError
 from perdure.oversight import PendingApproval
 from perdure_api.schemas import BatchItem, Decided, DecisionRequest, InboxFilter
-from perdure_workers.cli.actions.connection import gateway
+from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import confirm, console, print_json
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.cli.ending import ExitCode
@@ -48,8 +48,8 @@ class Inbox:
 
 async def list_approvals(inbox: Inbox, *, as_json: bool, address: str | None) -> None:
     """Print what waits for a human, over all runs."""
-    async with gateway(address=address) as runs:
-        waiting = await runs.approvals(inbox.filter)
+    async with open_gateway(address=address) as gateway:
+        waiting = await gateway.approvals.pending(inbox.filter)
     if as_json:
         print_json(waiting)
     elif waiting:
@@ -73,8 +73,8 @@ async def decide_many(
     """
     wanted = inbox.filter.model_copy(update={"kind": "call"})
     out = console()
-    async with gateway(address=address) as runs:
-        waiting = await runs.approvals(wanted)
+    async with open_gateway(address=address) as gateway:
+        waiting = await gateway.approvals.pending(wanted)
         if not waiting:
             out.print(NOTHING_WAITS)
             return None
@@ -90,7 +90,7 @@ async def decide_many(
             )
             for one in waiting
         ]
-        outcomes = await runs.decide_many(items)
+        outcomes = await gateway.approvals.decide_many(items)
     refused = [outcome for outcome in outcomes if isinstance(outcome, PerdureError)]
     for item, outcome in zip(items, outcomes, strict=True):
         failed = f"{item.approval_id} of run {item.run_id}: {outcome}"
@@ -172,8 +172,8 @@ async def _decide(
 ) -> None:
     name = decision["decided_by"] or getpass.getuser()
     request = typed(DecisionRequest, {**decision, "decided_by": name})
-    async with gateway(address=address, app=app) as runs:
-        decided = await runs.decide(run_id, approval_id, request)
+    async with open_gateway(address=address, app=app) as gateway:
+        decided = await gateway.approvals.decide(run_id, approval_id, request)
     console().print(_done(decided, name), soft_wrap=True, markup=False)
 
 

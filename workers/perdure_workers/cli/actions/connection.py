@@ -1,4 +1,4 @@
-"""The connection of one command to Temporal, and the run gateway on it."""
+"""The connection of one command to Temporal, and the gateway on it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.app import App
 from perdure.connection import connect
 from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings, load_settings
+from perdure_api.gateway import Gateway
 from perdure_api.rpc import temporal_errors
-from perdure_api.runs import Runs
 
 
 @asynccontextmanager
@@ -31,8 +31,8 @@ async def connected(settings: Settings, *, address: str | None) -> AsyncIterator
 
 
 @asynccontextmanager
-async def gateway(*, address: str | None, app: App | None = None) -> AsyncIterator[Runs]:
-    """Yield the gateway to runs.
+async def open_gateway(*, address: str | None, app: App | None = None) -> AsyncIterator[Gateway]:
+    """Yield the gateway of whoever uses the command line.
 
     Args:
         address: The Temporal server.
@@ -43,7 +43,7 @@ async def gateway(*, address: str | None, app: App | None = None) -> AsyncIterat
     """
     settings = load_settings()
     async with connected(settings, address=address) as client:
-        yield Runs(client, app or App(), settings, principal=operator())
+        yield Gateway(client, app or App(), settings, principal=operator())
 
 
 def operator() -> Principal:

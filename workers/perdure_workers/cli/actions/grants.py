@@ -11,7 +11,7 @@ from rich.text import Text
 
 from perdure.grant import Grant
 from perdure_api.schemas import GrantFilter, RevokeRequest
-from perdure_workers.cli.actions.connection import gateway
+from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.plain_text import line, span
@@ -26,8 +26,8 @@ async def list_grants(
         InvalidInputError: A filter cannot be one.
     """
     wanted = typed(GrantFilter, {"agent": agent, "tool": tool, "user": user, "org": org})
-    async with gateway(address=address) as runs:
-        found = await runs.grants(wanted)
+    async with open_gateway(address=address) as gateway:
+        found = await gateway.grants.list(wanted)
     if as_json:
         print_json(found)
     elif found:
@@ -43,11 +43,11 @@ async def revoke_grant(grant_id: str, *, run_id: str | None, by: str | None, rea
         PerdureError: There is no such grant or run, or it has ended.
     """
     request = typed(RevokeRequest, {"by": by or getpass.getuser(), "reason": reason})
-    async with gateway(address=address) as runs:
+    async with open_gateway(address=address) as gateway:
         if run_id is None:
-            await runs.revoke_grant(grant_id, request)
+            await gateway.grants.revoke(grant_id, request)
         else:
-            await runs.revoke_run_grant(run_id, grant_id, request)
+            await gateway.grants.revoke_for_run(run_id, grant_id, request)
     done = f"asked run {run_id} to forget" if run_id else "revoked"
     console().print(f"{done} {grant_id}", soft_wrap=True, markup=False)
 

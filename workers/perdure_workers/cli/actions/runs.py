@@ -14,7 +14,7 @@ from perdure_api.runs import Runs
 from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
 from perdure_workers.cli.actions.approvals import print_pending
-from perdure_workers.cli.actions.connection import gateway
+from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.grants import print_grants
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.plain_text import line, money, span
@@ -43,8 +43,8 @@ async def list_runs(
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise InvalidInputError(f"--{problem['loc'][0]} {problem['input']!r}: {problem['msg']}") from error
-    async with gateway(address=address) as runs:
-        found = await _newest(runs, wanted, limit)
+    async with open_gateway(address=address) as gateway:
+        found = await _newest(gateway.runs, wanted, limit)
     if as_json:
         print_json(found)
     elif found:
@@ -57,9 +57,9 @@ async def list_runs(
 
 async def show_run(run_id: str, *, as_json: bool, address: str | None) -> None:
     """Print a run as far as it went."""
-    async with gateway(address=address) as runs:
-        detail = await runs.get(run_id)
-        events = [] if as_json else await runs.events(run_id)
+    async with open_gateway(address=address) as gateway:
+        detail = await gateway.runs.get(run_id)
+        events = [] if as_json else await gateway.runs.events(run_id)
     if as_json:
         print_json(detail)
         return
@@ -70,8 +70,8 @@ async def show_run(run_id: str, *, as_json: bool, address: str | None) -> None:
 
 async def cancel_run(run_id: str, *, reason: str, address: str | None) -> None:
     """Ask a run to end as cancelled."""
-    async with gateway(address=address) as runs:
-        await runs.cancel(run_id, reason=reason)
+    async with open_gateway(address=address) as gateway:
+        await gateway.runs.cancel(run_id, reason=reason)
     console().print(f"asked run {run_id} to cancel", soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from perdure.errors import InvalidInputError
 from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
-from perdure_api.runs import Runs
+from perdure_api.gateway import Gateway
 from perdure_api.schemas import NewRun, StartedRun
 from perdure_workers.cli.actions.connection import connected, operator
 from perdure_workers.cli.actions.following import wait_for
@@ -51,7 +51,8 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
     settings = load_settings(app=app)
     loaded = load_here(settings)
     async with connected(settings, address=address) as client:
-        started = await Runs(client, loaded, settings, principal=operator()).start(new, idempotency_key=order.key)
+        gateway = Gateway(client, loaded, settings, principal=operator())
+        started = await gateway.runs.start(new, idempotency_key=order.key)
         if not wait:
             _print_started(started, as_json=as_json)
             return None

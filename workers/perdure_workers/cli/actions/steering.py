@@ -6,7 +6,7 @@ import getpass
 import sys
 
 from perdure_api.schemas import HoldRequest, MessageRequest
-from perdure_workers.cli.actions.connection import gateway
+from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.loading import load_at_hand
@@ -21,8 +21,8 @@ async def send_message(run_id: str, text: str, *, sender: str | None, app: str |
     """
     said = sys.stdin.read() if text == "-" else text
     request = typed(MessageRequest, {"text": said, "from": sender or getpass.getuser()})
-    async with gateway(address=address, app=load_at_hand(app)) as runs:
-        await runs.message(run_id, request)
+    async with open_gateway(address=address, app=load_at_hand(app)) as gateway:
+        await gateway.runs.message(run_id, request)
     console().print(f"run {run_id} hears it with its next model call", soft_wrap=True, markup=False)
 
 
@@ -33,8 +33,8 @@ async def pause_run(run_id: str, *, by: str | None, reason: str, address: str | 
         PerdureError: There is no such run, or it has ended.
     """
     request = typed(HoldRequest, {"by": by or getpass.getuser(), "reason": reason})
-    async with gateway(address=address) as runs:
-        await runs.pause(run_id, request)
+    async with open_gateway(address=address) as gateway:
+        await gateway.runs.pause(run_id, request)
     console().print(
         f"asked run {run_id} to pause; go on with: perdure runs resume {run_id}", soft_wrap=True, markup=False
     )
@@ -47,6 +47,6 @@ async def resume_run(run_id: str, *, by: str | None, reason: str, address: str |
         PerdureError: There is no such run, or it has ended.
     """
     request = typed(HoldRequest, {"by": by or getpass.getuser(), "reason": reason})
-    async with gateway(address=address) as runs:
-        await runs.resume(run_id, request)
+    async with open_gateway(address=address) as gateway:
+        await gateway.runs.resume(run_id, request)
     console().print(f"asked run {run_id} to go on", soft_wrap=True, markup=False)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from perdure_api.usage import as_csv
 from perdure_api.usage_schemas import BudgetStanding, Dimension, UsageFilter, UsageReport, UsageTotal
-from perdure_workers.cli.actions.connection import gateway
+from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.plain_text import line, money, span
@@ -27,8 +27,8 @@ _NEARLY: Final = Decimal("0.9")
 async def show_usage(wanted: dict[str, Any], *, csv: bool, as_json: bool, address: str | None) -> None:
     """Print a report."""
     filters = typed(UsageFilter, wanted)
-    async with gateway(address=address) as runs:
-        report = await runs.usage(filters)
+    async with open_gateway(address=address) as gateway:
+        report = await gateway.usage.report(filters)
     if as_json:
         print_json(report)
     elif csv:

@@ -1,0 +1,45 @@
+"""The app's agents, and the workers that serve them."""
+
+from __future__ import annotations
+
+import builtins
+
+from perdure_api.pollers import Pollers, count_pollers
+from perdure_api.reach import Reach
+from perdure_api.schemas import AgentSummary, AgentTool
+
+
+class Agents:
+    """What runs can be started with."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+
+    def list(self) -> builtins.list[AgentSummary]:
+        """Return the app's agents, in order of registration."""
+        return [
+            AgentSummary(
+                name=agent.name,
+                version=agent.version,
+                model=agent.model,
+                fallbacks=tuple(agent.fallbacks),
+                description=agent.description,
+                tools=tuple(
+                    AgentTool.model_validate(tool.model_dump(include=set(AgentTool.model_fields)))
+                    for tool in self._reach.app.resolve(agent).tools
+                ),
+                limits=agent.limits,
+                default=self._reach.app.agent(agent.name) is agent,
+            )
+            for agent in self._reach.app.agents()
+        ]
+
+    async def pollers(self) -> Pollers:
+        """Return how many workers ask Temporal for this task queue's work.
+
+        Raises:
+            ServerUnreachableError: Temporal does not answer.
+        """
+        queue = self._reach.settings.task_queue
+        rated = [rated.name for rated in self._reach.app.rated_queues(queue)]
+        return await count_pollers(self._reach.client, queue, rated=rated)

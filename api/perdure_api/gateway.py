@@ -1,0 +1,59 @@
+"""The gateway: what the HTTP routes and the command line do with Temporal, in types, without HTTP."""
+
+from __future__ import annotations
+
+from temporalio.client import Client
+
+from perdure.app import App
+from perdure.outgoing import Outgoing
+from perdure.personal_data import load_redactor
+from perdure.principal import OPERATOR, Principal
+from perdure.settings import Settings
+from perdure_api.agents import Agents
+from perdure_api.approvals import Approvals
+from perdure_api.grants import Grants
+from perdure_api.reach import Reach
+from perdure_api.runs import Runs
+from perdure_api.usage import Usage
+
+
+class Gateway:
+    """What one principal may see and do, by what it is about."""
+
+    runs: Runs
+    approvals: Approvals
+    grants: Grants
+    agents: Agents
+    usage: Usage
+
+    def __init__(
+        self,
+        client: Client,
+        app: App,
+        settings: Settings,
+        *,
+        principal: Principal = OPERATOR,
+        outgoing: Outgoing | None = None,
+    ) -> None:
+        """Take the connection and the app; see `Reach`.
+
+        Args:
+            client: A connected client.
+            app: Agents and tools.
+            settings: Of the process.
+            principal: Who asks.
+            outgoing: Checks callback URLs; default: by the networks that the settings allow.
+        """
+        outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
+        reach = Reach(client, app, settings, principal, outgoing, load_redactor(settings))
+        self._reach = reach
+        self.runs = Runs(reach)
+        self.approvals = Approvals(reach, self.runs)
+        self.grants = Grants(reach)
+        self.agents = Agents(reach)
+        self.usage = Usage(reach)
+
+    def of(self, principal: Principal) -> Gateway:
+        """Return the gateway of another principal."""
+        reach = self._reach
+        return Gateway(reach.client, reach.app, reach.settings, principal=principal, outgoing=reach.outgoing)
