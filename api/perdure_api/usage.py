@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -33,8 +34,11 @@ log = structlog.get_logger(__name__)
 DEFAULT_DAYS: Final = 30
 """How far back a report goes that names no beginning."""
 READ_AT_ONCE: Final = 8
+ASKED_AT_ONCE: Final = 50
 VIEW_TIMEOUT: Final = timedelta(seconds=2)
 """How long a ledger may take to answer."""
+PATIENCE: Final = timedelta(seconds=5)
+"""How long all together may: where no worker runs, none answers, and there may be thousands."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 """Texts that begin so are formulas to a spreadsheet."""
 
@@ -84,13 +88,17 @@ class Usage:
         """Return what the ledgers show, and the organisations whose ledger does not answer."""
         rows = self._reach.client.list_workflows(visibility.ledger_query(orgs), rpc_timeout=RPC_TIMEOUT)
         ledgers = [row async for row in rows if _is_of(row, orgs)]
-        turn = asyncio.Semaphore(READ_AT_ONCE)
+        turn, due = asyncio.Semaphore(ASKED_AT_ONCE), time.monotonic() + PATIENCE.total_seconds()
 
         async def view(ledger: WorkflowExecution) -> LedgerView | None:
             handle = self._reach.client.get_workflow_handle(ledger.id)
             async with turn:
+                left = timedelta(seconds=due - time.monotonic())
+                if left <= timedelta(0):
+                    return None
                 try:
-                    seen: LedgerView = await handle.query("view", result_type=LedgerView, rpc_timeout=VIEW_TIMEOUT)
+                    timeout = min(left, VIEW_TIMEOUT)
+                    seen: LedgerView = await handle.query("view", result_type=LedgerView, rpc_timeout=timeout)
                     return seen
                 except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
                     log.warning("ledger_silent", ledger=ledger.id, error=str(error))

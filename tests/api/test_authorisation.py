@@ -153,7 +153,8 @@ class Stage:
     async def untouched(self) -> bool:
         """Whether nobody has done anything to the run since it asked."""
         events: list[RunEvent] = await self.api.asgi.state.gateway.runs.events(self.run_id)
-        return events[-1].kind == "approval.asked"
+        # The worker is missed if it left before the run had told its ledger.
+        return [event.kind for event in events if event.kind != "worker.lost"][-1] == "approval.asked"
 
 
 def _naming(body: Any, named: dict[str, str]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 import uuid
 from datetime import timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.testing import WorkflowEnvironment
 
 from perdure.contracts import Usage
-from perdure.ledger.contracts import PAGE_NAME, ModelUse, PageRecord, UsageRow, page_id
+from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME, ModelUse, PageRecord, UsageRow, page_id
 from perdure.search_attributes import MEMO_DAY, ORG
 from perdure.settings import Settings
 from perdure.testing import eventually
@@ -144,6 +145,28 @@ async def test_today_is_asked_of_the_ledger(api: Api) -> None:
     assert (item["calls"], item["unpriced_calls"], item["input_tokens"]) == (1, 1, 10)
     assert report["complete"] is True
     assert (silent["items"], silent["complete"], silent["silent_orgs"]) == ([], False, [org])
+
+
+async def test_ledgers_that_do_not_answer_hold_no_report_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: they are asked together, for a few seconds, and those left over are named."""
+    org = new_org()
+    for _ in range(2):
+        ledger = uuid.uuid4().hex
+        of_org = TypedSearchAttributes([SearchAttributePair(ORG, org)])
+        await api.temporal.start_workflow(
+            LEDGER_NAME, id=ledger, task_queue=f"nobody-{ledger}", search_attributes=of_org
+        )
+    monkeypatch.setattr("perdure_api.usage.PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr("perdure_api.usage.ASKED_AT_ONCE", 1)
+
+    async def listed() -> dict[str, Any]:
+        began = time.monotonic()
+        report: dict[str, Any] = await api.get("/v1/usage", org=org)
+        assert time.monotonic() - began < 2
+        return report if len(report["silent_orgs"]) == 2 else {}
+
+    report = await eventually(listed, within=timedelta(seconds=20), what="both ledgers")
+    assert (report["complete"], report["silent_orgs"]) == (False, [org, org])
 
 
 @pytest.mark.parametrize(
