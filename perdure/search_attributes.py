@@ -19,8 +19,14 @@ COST: Final = SearchAttributeKey.for_float("PerdureCostUsd")
 """US dollars, written with the status."""
 STEPS: Final = SearchAttributeKey.for_int("PerdureSteps")
 """Model calls and tool calls, written with the status."""
+ERROR: Final = SearchAttributeKey.for_keyword("PerdureError")
+"""The type of the error that a run failed with, written with the status."""
+ORIGIN: Final = SearchAttributeKey.for_keyword("PerdureOrigin")
+"""The run that this is about: the one that a fork began in, or the one that somebody judged."""
+SCORE: Final = SearchAttributeKey.for_float("PerdureScore")
+"""Of a feedback: how good its run was, from 0 to 1."""
 
-ALL: Final = (AGENT, VERSION, USER, ORG, SESSION, STATUS, APPROVALS, COST, STEPS)
+ALL: Final = (AGENT, VERSION, USER, ORG, SESSION, STATUS, APPROVALS, COST, STEPS, ERROR, ORIGIN, SCORE)
 
 MEMO_APPROVALS: Final = "approvals"
 """Memo field: an `ApprovalsMemo`."""
