@@ -63,6 +63,17 @@ def run_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
     )
 
 
+def open_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for those of these runs that go on; organisations as in `run_query`."""
+    return f"{run_query(wanted, orgs=orgs)} AND ExecutionStatus = 'Running'"
+
+
+def ended_query(wanted: RunFilter, *, orgs: tuple[str, ...], since: datetime, until: datetime) -> str:
+    """Return the visibility query for those of these runs that ended within a time, whatever became of them."""
+    runs = run_query(wanted.model_copy(update={"status": None}), orgs=orgs)
+    return f"{runs} AND CloseTime BETWEEN {_quoted(since.isoformat())} AND {_quoted(until.isoformat())}"
+
+
 def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
     """Return the visibility query for open runs that wait for a human; organisations as in `run_query`."""
     return " AND ".join(
