@@ -11,6 +11,7 @@ from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings
 from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
+from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.reach import Reach
 from perdure_api.runs import Runs
@@ -25,6 +26,7 @@ class Gateway:
     grants: Grants
     agents: Agents
     usage: Usage
+    feedback: FeedbackBook
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Gateway:
         self.grants = Grants(reach)
         self.agents = Agents(reach)
         self.usage = Usage(reach)
+        self.feedback = FeedbackBook(reach)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""
