@@ -37,7 +37,7 @@ from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
-from perdure_api.routes import agents, approvals, audit, codec, events, grants, health, runs, usage
+from perdure_api.routes import agents, approvals, audit, codec, events, feedback, grants, health, runs, usage
 from perdure_api.rpc import temporal_errors
 
 log = structlog.get_logger(__name__)
@@ -45,6 +45,17 @@ log = structlog.get_logger(__name__)
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(minutes=1)
 
+ROUTED: Final = (
+    runs,
+    events,
+    feedback,
+    approvals,
+    grants,
+    agents,
+    usage,
+    audit,
+)
+"""Whose routes are below /v1."""
 DESCRIPTION: Final = """\
 Start agent runs, follow them, decide on their approvals. Errors are problems (RFC 9457). Docs: `docs/api.md`.
 """
@@ -100,7 +111,7 @@ def create_app(
     api.state.rate_limiter = rate_limiter(settings)
     if client is not None:
         _attach(api, client, app, settings, login_failures, bus)
-    for noun in (runs, events, approvals, grants, agents, usage, audit):
+    for noun in ROUTED:
         api.include_router(noun.router, prefix="/v1", dependencies=[Depends(limit)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)

@@ -41,6 +41,7 @@ from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
 from perdure_workflows.delivery import Delivery
+from perdure_workflows.feedback import KeptFeedback
 from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
@@ -121,7 +122,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage],
+            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage, KeptFeedback],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
