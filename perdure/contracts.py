@@ -135,6 +135,8 @@ class Totals(Frozen):
     """Of the model calls that have a price."""
     unpriced_calls: int = 0
     """Model calls whose model nobody has a price for; while this is not 0, the cost is a lower bound."""
+    tool_errors: int = Field(default=0, exclude_if=is_empty)
+    """Tool calls that were made and failed; refused and rejected ones are not among them."""
 
     @property
     def known_cost(self) -> Decimal | None:
@@ -144,6 +146,10 @@ class Totals(Frozen):
     def with_step(self) -> Totals:
         """Return the totals with one step more."""
         return self.model_copy(update={"steps": self.steps + 1})
+
+    def with_tool_error(self) -> Totals:
+        """Return the totals with one failed tool call more."""
+        return self.model_copy(update={"tool_errors": self.tool_errors + 1})
 
     def with_model_call(self, usage: Usage, *, cost_usd: Decimal | None, tool_calls: int) -> Totals:
         """Return the totals with a model call and the calls it led to; their steps are counted on their own."""

@@ -11,7 +11,9 @@ from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings
 from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
+from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
+from perdure_api.health import Health
 from perdure_api.reach import Reach
 from perdure_api.runs import Runs
 from perdure_api.usage import Usage
@@ -25,6 +27,8 @@ class Gateway:
     grants: Grants
     agents: Agents
     usage: Usage
+    health: Health
+    feedback: FeedbackBook
 
     def __init__(
         self,
@@ -52,6 +56,8 @@ class Gateway:
         self.grants = Grants(reach)
         self.agents = Agents(reach)
         self.usage = Usage(reach)
+        self.health = Health(reach)
+        self.feedback = FeedbackBook(reach)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

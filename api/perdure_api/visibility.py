@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey
 from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
 from perdure.contracts import WORKFLOW_NAME, RunStatus
 from perdure.errors import DecryptionError, InvalidInputError
+from perdure.feedback import FEEDBACK_WORKFLOW
 from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
 from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
@@ -29,6 +30,7 @@ from perdure.search_attributes import (
     MEMO_STARTED,
     MEMO_STEERING,
     ORG,
+    ORIGIN,
     SESSION,
     STATUS,
     STEPS,
@@ -63,6 +65,17 @@ def run_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
     )
 
 
+def open_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for those of these runs that go on; organisations as in `run_query`."""
+    return f"{run_query(wanted, orgs=orgs)} AND ExecutionStatus = 'Running'"
+
+
+def ended_query(wanted: RunFilter, *, orgs: tuple[str, ...], since: datetime, until: datetime) -> str:
+    """Return the visibility query for those of these runs that ended within a time, whatever became of them."""
+    runs = run_query(wanted.model_copy(update={"status": None}), orgs=orgs)
+    return f"{runs} AND CloseTime BETWEEN {_quoted(since.isoformat())} AND {_quoted(until.isoformat())}"
+
+
 def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
     """Return the visibility query for open runs that wait for a human; organisations as in `run_query`."""
     return " AND ".join(
@@ -85,6 +98,13 @@ def grant_query(wanted: GrantFilter, *, orgs: tuple[str, ...]) -> str:
             *_equals({AGENT: wanted.agent}),
             *_of_orgs(orgs),
         ]
+    )
+
+
+def feedback_query(run_id: str) -> str:
+    """Return the visibility query for the feedback on a run."""
+    return " AND ".join(
+        [f"WorkflowType = {_quoted(FEEDBACK_WORKFLOW)}", "ExecutionStatus = 'Running'", *_equals({ORIGIN: run_id})]
     )
 
 
