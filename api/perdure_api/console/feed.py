@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 from fastapi import Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from perdure.deltas import DELTA, AttemptReset, Delta
 from perdure.errors import PerdureError, PermissionDeniedError, UnauthenticatedError
 from perdure.events import RUN_EVENT, EventId
 from perdure.principal import Scope
@@ -67,24 +68,50 @@ class _Page:
     surroundings: dict[str, Any]
     run: Any
     story: Story
+    _spoken: dict[str, str] = field(default_factory=dict)
 
     def take(self, batch: list[Told], *, seen: EventId | None) -> dict[str, bool]:
-        """Take events in, and return what they change behind the one that was seen, and whether the page has it."""
+        """Take in what is told, and return the entries that it changes behind the event that was seen.
+
+        With each comes whether the page has it already.
+        """
         changed: dict[str, bool] = {}
         for told in batch:
+            if told.id is None:
+                changed |= self._hear(told)
+                continue
             had = set(self.story.keys)
             touched = self.story.add(RUN_EVENT.validate_json(told.data))
+            for key in touched:
+                self._spoken.pop(key, None)  # the event has all of it
             if seen is None or told.id > seen:
                 changed |= {key: key in had for key in touched if key not in changed}
         return changed
 
+    def _hear(self, told: Told) -> dict[str, bool]:
+        """Take in a piece of what the model is saying; what an attempt before said is withdrawn."""
+        if told.kind == DELTA:
+            delta = Delta.model_validate_json(told.data)
+            key = f"step-{delta.step}"
+            self._spoken[key] = self._spoken.get(key, "") + delta.text
+            return {}
+        key = f"step-{AttemptReset.model_validate_json(told.data).step}"
+        self._spoken.pop(key, None)
+        return {key: True} if key in self.story.keys else {}
+
     def update(self, changed: dict[str, bool]) -> str:
-        """Return what puts changed entries in their places, and brings status, totals and buttons up to date."""
-        entries = (
+        """Return what puts changed entries in their places, adds what was said, and brings the rest up to date."""
+        parts = [
             self._render("feed_entry.html", key=key, entry=self.story.entry(key), known=known)
             for key, known in changed.items()
-        )
-        return "".join(entries) + self._render("feed_head.html")
+        ]
+        parts += [self._render("feed_text.html", key=key, text=text) for key, text in self._spoken.items()]
+        self._spoken.clear()
+        return "".join(parts)
+
+    def head(self) -> str:
+        """Return what brings status, totals and buttons up to date."""
+        return self._render("feed_head.html")
 
     def _render(self, template: str, **values: Any) -> str:
         return fragment(self.surroundings, template, run=self.run, story=self.story, **values)
@@ -102,8 +129,12 @@ async def _messages(
             if not greeted and (seen is None or EventId.parse(page.story.last_id) >= seen):
                 # Whatever the page shows of what is under way may be older than the connection, its form's token too.
                 greeted, changed = True, dict.fromkeys(page.story.open_steps(), True) | changed
-            if greeted:
-                yield ServerSentEvent(id=page.story.last_id, data=page.update(changed))
+            if not greeted:
+                continue
+            if all(told.id is None for told in batch):
+                yield ServerSentEvent(data=page.update(changed))
+            else:
+                yield ServerSentEvent(id=page.story.last_id, data=page.update(changed) + page.head())
         if not stopping.is_set():
             yield ServerSentEvent(event=OVER, data=OVER)
     except PerdureError as error:

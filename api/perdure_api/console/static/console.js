@@ -50,6 +50,17 @@
     button.addEventListener("click", () => help.showModal());
   }
 
+  // What was changed in a call's arguments is shown below each of them.
+  document.addEventListener("input", (event) => {
+    const field = event.target.closest("[data-was]");
+    const change = field?.closest("label")?.nextElementSibling;
+    if (!change?.matches("[data-change]")) return;
+    const now = field.type === "checkbox" ? String(field.checked) : field.value;
+    change.hidden = now === field.dataset.was;
+    change.querySelector("del").textContent = field.dataset.was;
+    change.querySelector("ins").textContent = now;
+  });
+
   // A list that nobody looks at need not ask for news.
   document.addEventListener("htmx:before:request", (event) => {
     if (document.hidden && event.target.matches("[data-poll]")) event.preventDefault();
