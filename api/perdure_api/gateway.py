@@ -13,6 +13,7 @@ from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
 from perdure_api.grants import Grants
 from perdure_api.reach import Reach
+from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
 from perdure_api.usage import Usage
 
@@ -25,6 +26,7 @@ class Gateway:
     grants: Grants
     agents: Agents
     usage: Usage
+    recovery: Recovery
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Gateway:
         self.grants = Grants(reach)
         self.agents = Agents(reach)
         self.usage = Usage(reach)
+        self.recovery = Recovery(reach)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""
