@@ -37,7 +37,19 @@ from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
-from perdure_api.routes import agents, approvals, audit, codec, events, feedback, grants, health, runs, usage
+from perdure_api.routes import (
+    agents,
+    approvals,
+    audit,
+    codec,
+    events,
+    feedback,
+    grants,
+    health,
+    recovery,
+    runs,
+    usage,
+)
 from perdure_api.rpc import temporal_errors
 
 log = structlog.get_logger(__name__)
@@ -47,6 +59,7 @@ LONGEST_PAUSE: Final = timedelta(minutes=1)
 
 ROUTED: Final = (
     runs,
+    recovery,
     events,
     feedback,
     approvals,
