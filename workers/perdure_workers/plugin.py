@@ -92,6 +92,7 @@ class Perdure(SimplePlugin):
             breaker=breaker or self._circuits,
             prices=settings.prices,
             worker=worker,
+            trace_content=settings.trace_content,
         )
         # Each queue that a rate needs has as many calls at a time as the worker's own.
         rated = sum(tool.spec.rate is not None for tool in app.tools())
@@ -130,7 +131,7 @@ class Perdure(SimplePlugin):
                 deliver_answers,
                 inspect_holders,
             ],
-            interceptors=[Observation(app)],
+            interceptors=[Observation(app, trace_content=settings.trace_content)],
             workflow_runner=strict,
             run_context=self._serve,
         )
