@@ -15,6 +15,7 @@ PerdureError
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
 ├── GrantNotFoundError          no standing grant has that id
+├── FeedbackNotFoundError       nobody of that name has given the run feedback
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
 ├── InvalidInputError           a value that a caller gave cannot be used
@@ -116,6 +117,10 @@ class ApprovalNotFoundError(PerdureError):
 
 class GrantNotFoundError(PerdureError):
     """No standing grant has that id."""
+
+
+class FeedbackNotFoundError(PerdureError):
+    """Nobody of that name has given the run feedback."""
 
 
 class ConflictError(PerdureError):

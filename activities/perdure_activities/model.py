@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -21,6 +21,7 @@ from perdure.activities import ModelCall, ModelReply, TranscriptPage, Transcript
 from perdure.agent import AgentSpec
 from perdure.app import App
 from perdure.contracts import MAX_REPLY_BYTES, Usage, cut
+from perdure.deltas import DeltaBus
 from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
 from perdure.outage import REPLY_TOO_LARGE, TRANSCRIPT_LOST
@@ -41,6 +42,7 @@ from perdure_activities.transcripts import (
     last_fitting,
     segment_of,
 )
+from perdure_activities.voice import Voice, may_be_heard
 
 MAX_SPECS = 256
 TRANSCRIPT_ATTEMPTS = 10
@@ -61,6 +63,7 @@ class ModelActivities:
         prices: Mapping[str, Price],
         worker: str,
         trace_content: bool = False,
+        deltas: DeltaBus | None = None,
     ) -> None:
         self._app = app
         self._providers = providers
@@ -69,6 +72,7 @@ class ModelActivities:
         self._prices = prices
         self._worker = worker
         self._trace_content = trace_content
+        self._deltas = deltas
         self._specs: OrderedDict[str, tuple[AgentSpec, ...]] = OrderedDict()
 
     @activity.defn
@@ -79,7 +83,7 @@ class ModelActivities:
         with heartbeats() as pulse:
             specs = await self._specs_of(call, run_id=run_id, execution_id=execution_id)
             conversation = self._transcripts.take(run_id)
-            attempt = _Attempt(self._transcripts, conversation, call, run_id, execution_id, pulse)
+            attempt = _Attempt(self._transcripts, conversation, call, run_id, execution_id, pulse, specs, self._deltas)
             try:
                 answer = await first_answer(
                     specs,
@@ -189,6 +193,8 @@ class _Attempt:
     run_id: str
     execution_id: str
     pulse: Pulse
+    specs: Sequence[AgentSpec]
+    deltas: DeltaBus | None
     chats: list[ChatSpan] = field(default_factory=list)
     """Of the request that was answered."""
 
@@ -209,11 +215,14 @@ class _Attempt:
             encode=provider.encode,
         )
         received = 0
+        voice = self._voice(spec)
 
         def on_text(text: str) -> None:
             nonlocal received
             received += len(text)
             self.pulse.note({"characters": received})
+            if voice is not None:
+                voice.say(text)
 
         messages = self.conversation.items(provider.wire)
         cache = self._cache(spec, provider) if spec.prompt_caching else None
@@ -224,9 +233,21 @@ class _Attempt:
         except BaseException as error:  # a cancellation ends the span too
             chat.failed(error)
             raise
+        finally:
+            if voice is not None:
+                voice.end()
         chat.replied(reply)
         self.chats.append(chat)
         return reply
+
+    def _voice(self, spec: AgentSpec) -> Voice | None:
+        """Return what tells viewers, if there may be any."""
+        if self.deltas is None or not may_be_heard(spec, self.call):
+            return None
+        place = next(place for place, one in enumerate(self.specs) if one is spec)
+        # Each model that is asked is an attempt to viewers, as they are to forget what the one before it said.
+        attempt = (activity.info().attempt - 1) * len(self.specs) + place + 1
+        return Voice(self.deltas, self.run_id, execution_id=self.execution_id, step=self.call.step, attempt=attempt)
 
     def _cache(self, spec: AgentSpec, provider: Provider) -> PromptCache:
         key = cache_key(spec, run_id=self.run_id, spec_digest=self.call.spec_digest)

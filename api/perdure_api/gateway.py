@@ -11,6 +11,7 @@ from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings
 from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
+from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.health import Health
 from perdure_api.reach import Reach
@@ -27,6 +28,7 @@ class Gateway:
     agents: Agents
     usage: Usage
     health: Health
+    feedback: FeedbackBook
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Gateway:
         self.agents = Agents(reach)
         self.usage = Usage(reach)
         self.health = Health(reach)
+        self.feedback = FeedbackBook(reach)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

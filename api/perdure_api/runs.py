@@ -33,6 +33,7 @@ from perdure_api import visibility
 from perdure_api.agent_span import agent_span
 from perdure_api.authority import commissioned, signed, speaker
 from perdure_api.executions import known_totals
+from perdure_api.feedback import feedback_of
 from perdure_api.pending_calls import pending_calls
 from perdure_api.reach import Reach
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
@@ -117,6 +118,7 @@ class Runs:
             live=False,
             priority=priority_of(description.raw_description.workflow_execution_info.priority.priority_key),
             totals=known_totals(description),
+            feedback=await feedback_of(self._reach, run_id),
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
             trace_id=await visibility.trace_id(description),

@@ -14,6 +14,7 @@ from perdure.budget import Refusal, Usd
 from perdure.contracts import RunError, RunStatus, Totals
 from perdure.endpoint import MAX_URL
 from perdure.events import StepApproval
+from perdure.feedback import Feedback
 from perdure.grant import Grant
 from perdure.messages import Frozen, JsonObject
 from perdure.oversight import PendingApproval, SteeringRecord
@@ -169,6 +170,8 @@ class RunDetail(RunSummary):
     """Why it stopped early, in words."""
     refusal: Refusal | None = None
     """Of a run that is out of budget: of which one, how that stood, and when it begins anew."""
+    feedback: tuple[Feedback, ...] = ()
+    """What people and scorers think of it, the latest first."""
     execution_id: str
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None

@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey
 from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
 from perdure.contracts import WORKFLOW_NAME, RunStatus
 from perdure.errors import DecryptionError, InvalidInputError
+from perdure.feedback import FEEDBACK_WORKFLOW
 from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
 from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
@@ -30,6 +31,7 @@ from perdure.search_attributes import (
     MEMO_STEERING,
     MEMO_TRACE,
     ORG,
+    ORIGIN,
     SESSION,
     STATUS,
     STEPS,
@@ -97,6 +99,13 @@ def grant_query(wanted: GrantFilter, *, orgs: tuple[str, ...]) -> str:
             *_equals({AGENT: wanted.agent}),
             *_of_orgs(orgs),
         ]
+    )
+
+
+def feedback_query(run_id: str) -> str:
+    """Return the visibility query for the feedback on a run."""
+    return " AND ".join(
+        [f"WorkflowType = {_quoted(FEEDBACK_WORKFLOW)}", "ExecutionStatus = 'Running'", *_equals({ORIGIN: run_id})]
     )
 
 

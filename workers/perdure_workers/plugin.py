@@ -15,6 +15,8 @@ from temporalio.worker import Worker, WorkerConfig
 
 from perdure.app import App
 from perdure.codec import data_converter, require_encryption
+from perdure.deltas import DeltaBus
+from perdure.deltas.opening import delta_bus
 from perdure.errors import ConfigurationError
 from perdure.outgoing import Outgoing
 from perdure.personal_data import load_redactor
@@ -39,6 +41,7 @@ from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
 from perdure_workflows.delivery import Delivery
+from perdure_workflows.feedback import KeptFeedback
 from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
@@ -65,6 +68,7 @@ class Perdure(SimplePlugin):
         providers: Mapping[str, Provider] | None = None,
         breaker: Breaker | None = None,
         outgoing: Outgoing | None = None,
+        deltas: DeltaBus | None = None,
     ) -> None:
         """Assemble the runtime for one process.
 
@@ -74,6 +78,7 @@ class Perdure(SimplePlugin):
             providers: Model providers by prefix; default: the built-in ones.
             breaker: Keeps models that fail from being called; default: circuits as the settings have them.
             outgoing: Calls webhooks; default: at public addresses, and in the networks that the settings allow.
+            deltas: Carries what models say to viewers; default: the bus that the settings name, if they do.
         """
         settings = settings or Settings()
         if settings.policy is not None:
@@ -85,6 +90,7 @@ class Perdure(SimplePlugin):
         self.providers = dict(default_providers() if providers is None else providers)
         self.transcripts = Transcripts(max_bytes=settings.transcript_cache_mb * 1024 * 1024)
         self._circuits = breaker_for(settings)
+        self._deltas = deltas or delta_bus(settings)
         model = ModelActivities(
             app,
             providers=self.providers,
@@ -93,6 +99,7 @@ class Perdure(SimplePlugin):
             prices=settings.prices,
             worker=worker,
             trace_content=settings.trace_content,
+            deltas=self._deltas if settings.pii == "off" else None,  # personal data is found in whole texts only
         )
         # Each queue that a rate needs has as many calls at a time as the worker's own.
         rated = sum(tool.spec.rate is not None for tool in app.tools())
@@ -116,7 +123,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage],
+            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage, KeptFeedback],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -181,6 +188,8 @@ class Perdure(SimplePlugin):
             self._tools.close()
             await self._circuits.close()
             await self._cache.close()
+            if self._deltas is not None:
+                await self._deltas.close()
             await self._deliveries.close()
             for provider in self.providers.values():
                 await provider.close()

@@ -187,6 +187,26 @@ def resume(run_id: RunArgument, by: ByOption = None, reason: ReasonOption = "", 
 
 
 @runs.command()
+def feedback(
+    run_id: RunArgument,
+    score: Annotated[float | None, typer.Option(help="How good it was, from 0 to 1.", show_default=False)] = None,
+    thumbs: Annotated[
+        str | None, typer.Option(metavar="UP|DOWN", help="In place of a score: up or down.", show_default=False)
+    ] = None,
+    comment: Annotated[str, typer.Option(help="In words.", show_default=False)] = "",
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take back what you said.")] = False,
+    by: ByOption = None,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Say how good a run was; without a score or comment, see what is thought of it."""
+    from perdure_workers.cli.actions.feedback import feedback
+
+    opinion = {"score": score, "thumbs": thumbs, "comment": comment}
+    execute(feedback(run_id, opinion, withdraw=withdraw, by=by, as_json=as_json, address=address))
+
+
+@runs.command()
 def export(
     run_id: RunArgument,
     output: Annotated[

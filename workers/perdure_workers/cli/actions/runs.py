@@ -15,6 +15,7 @@ from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
 from perdure_workers.cli.actions.approvals import print_pending
 from perdure_workers.cli.actions.connection import open_gateway
+from perdure_workers.cli.actions.feedback import print_feedback
 from perdure_workers.cli.actions.grants import print_grants
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.plain_text import line, money, span
@@ -139,6 +140,9 @@ def print_state(detail: RunDetail, out: Console) -> None:
     if detail.pending_approvals:
         out.print()
         print_pending([(detail.run_id, approval) for approval in detail.pending_approvals], out)
+    if detail.feedback:
+        out.print()
+        print_feedback(detail.feedback, out)
     if detail.grants:
         out.print()
         print_grants(detail.grants, out)
