@@ -93,6 +93,8 @@ class RunInput(Frozen):
     declares secrets."""
     terms: Terms | None = None
     """What it may spend, and that its organisation's ledger keeps count of it; None: nothing is limited or counted."""
+    trace: str = Field(default="", exclude_if=is_empty)
+    """The W3C `traceparent` of the span that the run's spans belong to; empty: it was started without a trace."""
 
 
 class RunError(Frozen):

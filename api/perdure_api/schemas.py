@@ -180,6 +180,8 @@ class RunDetail(RunSummary):
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None
     """The run in the Temporal Web UI."""
+    trace_id: str | None = None
+    """Of the run's trace, 32 hexadecimal digits; None: it was started without one."""
 
     @computed_field
     def cached_share(self) -> float | None:

@@ -30,6 +30,7 @@ from perdure.search_attributes import (
     MEMO_INPUT,
     MEMO_STARTED,
     MEMO_STEERING,
+    MEMO_TRACE,
     ORG,
     ORIGIN,
     SESSION,
@@ -204,6 +205,11 @@ def is_open(execution: WorkflowExecution) -> bool:
 async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
     """Return what the run last wrote about its approvals."""
     return await execution.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
+
+
+async def trace_id(execution: WorkflowExecution) -> str | None:
+    """Return the id of the run's trace, if it was started with one."""
+    return await execution.memo_value(MEMO_TRACE, None, type_hint=str)
 
 
 async def inbox_memo(execution: WorkflowExecution) -> ApprovalsMemo:

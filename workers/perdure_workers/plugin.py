@@ -100,6 +100,7 @@ class Perdure(SimplePlugin):
             breaker=breaker or self._circuits,
             prices=settings.prices,
             worker=worker,
+            trace_content=settings.trace_content,
             deltas=self._deltas if settings.pii == "off" else None,  # personal data is found in whole texts only
         )
         # Each queue that a rate needs has as many calls at a time as the worker's own.
@@ -150,7 +151,7 @@ class Perdure(SimplePlugin):
                 inspect_holders,
                 reset_run,
             ],
-            interceptors=[Observation(app)],
+            interceptors=[Observation(app, trace_content=settings.trace_content)],
             workflow_runner=strict,
             run_context=self._serve,
         )
