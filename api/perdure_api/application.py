@@ -28,6 +28,7 @@ from perdure_api import problems
 from perdure_api.access import Access, OpenAccess, RequiredAccess
 from perdure_api.audit import Audit
 from perdure_api.bodies import BodyLimit
+from perdure_api.console import console_site
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
 from perdure_api.fleet_metrics import FleetMetrics
@@ -138,6 +139,7 @@ def create_app(
     api.include_router(codec.router)
     if metrics is not None:
         api.include_router(numbers.router)
+    api.mount("/console", console_site(settings, api.state))
     api.add_middleware(RateLimitHeaders)
     api.add_middleware(BodyLimit)
     api.add_middleware(CodecCors)
