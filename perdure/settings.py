@@ -204,6 +204,12 @@ class Settings(BaseSettings):
     pii: Literal["off", "presidio"] = "off"
     """Whether personal data is redacted beside secrets; `presidio` needs the extra `pii`."""
 
+    metrics_address: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] | None = None
+    """Where a worker serves its numbers to Prometheus, `host:port`; default: nowhere."""
+    metrics: bool = True
+    """Whether the API serves its numbers at `/metrics`, to everyone who reaches it."""
+    trace_content: bool = False
+    """Whether spans show what was said: instructions, messages, arguments and results, redacted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: for people on a terminal, JSON elsewhere."""

@@ -46,6 +46,8 @@ class Agents:
         Raises:
             ServerUnreachableError: Temporal does not answer.
         """
-        queue = self._reach.settings.task_queue
-        rated = [rated.name for rated in self._reach.app.rated_queues(queue)]
-        return await count_pollers(self._reach.client, queue, rated=rated)
+        return await count_pollers(self._reach.client, self._reach.settings.task_queue, rated=self.rated_queues())
+
+    def rated_queues(self) -> builtins.list[str]:
+        """Return the queues of tools and providers that have a rate."""
+        return [rated.name for rated in self._reach.app.rated_queues(self._reach.settings.task_queue)]

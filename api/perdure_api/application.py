@@ -21,6 +21,7 @@ from perdure.connection import connect, ensure_search_attributes
 from perdure.deltas import DeltaBus
 from perdure.deltas.opening import delta_bus
 from perdure.errors import PerdureError
+from perdure.metrics_export import MetricsExport
 from perdure.personal_data import load_redactor
 from perdure.settings import Settings
 from perdure_api import problems
@@ -30,6 +31,7 @@ from perdure_api.bodies import BodyLimit
 from perdure_api.console import console_site
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
+from perdure_api.fleet_metrics import FleetMetrics
 from perdure_api.gateway import Gateway
 from perdure_api.keys import ApiKeys
 from perdure_api.login_record import RecordedLoginFailures
@@ -38,7 +40,21 @@ from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
-from perdure_api.routes import agents, approvals, audit, codec, events, feedback, grants, health, runs, usage
+from perdure_api.request_log import RequestLog
+from perdure_api.routes import (
+    agents,
+    approvals,
+    audit,
+    codec,
+    events,
+    feedback,
+    grants,
+    health,
+    recovery,
+    runs,
+    usage,
+)
+from perdure_api.routes import metrics as numbers
 from perdure_api.rpc import temporal_errors
 
 log = structlog.get_logger(__name__)
@@ -48,6 +64,7 @@ LONGEST_PAUSE: Final = timedelta(minutes=1)
 
 ROUTED: Final = (
     runs,
+    recovery,
     events,
     feedback,
     approvals,
@@ -68,6 +85,7 @@ def create_app(
     *,
     client: Client | None = None,
     login_failures: LoginFailures | None = None,
+    metrics: MetricsExport | None = None,
     deltas: DeltaBus | None = None,
 ) -> FastAPI:
     """Return the API for an app's runs.
@@ -76,6 +94,7 @@ def create_app(
         app: Agents and tools.
         settings: Who may call, the task queue, links.
         client: A connected client; default: one that connects with the first request that needs it.
+        metrics: What `/metrics` tells; default: there is no such path.
         login_failures: Is told of keys and tokens that do not count; default: the audit, or without one the log.
         deltas: Brings what models say; default: the bus that the settings name, if they do.
 
@@ -93,6 +112,8 @@ def create_app(
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         connected = client or await connect(settings, lazy=True)
         _attach(api, connected, app, settings, login_failures, bus)
+        if metrics is not None:
+            api.state.fleet = FleetMetrics(connected, api.state.gateway, export=metrics, task_queue=settings.task_queue)
         preparing = asyncio.create_task(_prepare(connected))
         try:
             yield
@@ -116,10 +137,13 @@ def create_app(
         api.include_router(noun.router, prefix="/v1", dependencies=[Depends(limit)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)
+    if metrics is not None:
+        api.include_router(numbers.router)
     api.mount("/console", console_site(settings, api.state))
     api.add_middleware(RateLimitHeaders)
     api.add_middleware(BodyLimit)
     api.add_middleware(CodecCors)
+    api.add_middleware(RequestLog)
     problems.install(api)
     return api
 

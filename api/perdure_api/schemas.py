@@ -98,6 +98,8 @@ class RunFilter(Request):
     user: SearchKey | None = None
     org: SearchKey | None = None
     session_id: SearchKey | None = None
+    error: SearchKey | None = None
+    """Of a failed run: its error's type, as in `model_timeout`."""
 
 
 class RunSummary(Answer):
@@ -120,6 +122,8 @@ class RunSummary(Answer):
     """As `steps`. None: nobody has a price for a model that was called, so the cost is not known."""
     waiting_for: tuple[str, ...] = ()
     """Ids of the pending approvals."""
+    error_type: str | None = None
+    """Of a failed run, as in `model_timeout`."""
 
 
 class RunPage(Answer):
@@ -176,6 +180,8 @@ class RunDetail(RunSummary):
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None
     """The run in the Temporal Web UI."""
+    trace_id: str | None = None
+    """Of the run's trace, 32 hexadecimal digits; None: it was started without one."""
 
     @computed_field
     def cached_share(self) -> float | None:

@@ -28,12 +28,14 @@ from perdure.search_attributes import (
     MEMO_INPUT,
     MEMO_REQUEST,
     MEMO_STARTED,
+    MEMO_TRACE,
     ORG,
     SESSION,
     STATUS,
     USER,
     VERSION,
 )
+from perdure.tracing import trace_id_of
 from perdure_api.authority import roles_of
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
@@ -140,6 +142,7 @@ async def start_workflow(
                 [SearchAttributePair(key, value) for key, value in attributes.items() if value is not None]
             ),
             memo={
+                **({MEMO_TRACE: trace_id} if (trace_id := trace_id_of(arguments.trace)) else {}),
                 MEMO_INPUT: arguments.input[:LISTED_INPUT],
                 MEMO_REQUEST: request,
                 MEMO_STARTED: datetime.now(UTC),
@@ -173,6 +176,7 @@ def _details(arguments: RunArguments) -> str:
         "user": arguments.user,
         "org": arguments.org,
         "session": arguments.session_id,
+        "trace": trace_id_of(arguments.trace),
     }
     lines = [f"- {name}: `{value.replace('`', ' ')}`" for name, value in facts.items() if value]
     # Indented by four, Markdown shows a text as it is, whatever it holds.
