@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from fastapi import FastAPI
@@ -21,9 +22,11 @@ from perdure_api.console.pages import approvals, login, run, runs, start
 from perdure_api.console.sessions import COOKIE
 from perdure_api.keys import NewKey, Revocation
 from tests.api.conftest import Api, required
+from tests.api.issuer import TestIssuer, serving_issuer
 from tests.harness import answer, in_turns, wish
 
 REFUND = wish(("refund", {"order": "A-1", "amount": 5}))
+LOGIN = {"/login", "/login/oidc", "/login/callback", "/logout"}
 ORIGIN = {"Origin": "http://localhost"}
 
 
@@ -71,7 +74,7 @@ def test_every_page_and_action_names_its_scope() -> None:
         assert isinstance(route, ConsoleRoute), route
         scope = Scope((route.openapi_extra or {})["x-perdure-scope"])
         assert route.methods == {"GET"} or scope in (Scope.RUNS_WRITE, Scope.APPROVALS_DECIDE), route.path
-    assert {route.path for route in login.router.routes if isinstance(route, APIRoute)} == {"/login", "/logout"}
+    assert {route.path for route in login.router.routes if isinstance(route, APIRoute)} == LOGIN
 
 
 async def test_pages_allow_no_script_or_frame_of_others(api: Api) -> None:
@@ -198,6 +201,76 @@ async def test_a_revoked_key_ends_its_sessions(closed: Api) -> None:
 
     await eventually(out, what="the logout")
     assert "revoked" in (await closed.http.get("/console/login")).text
+
+
+@pytest.fixture
+async def issued(client: Client) -> AsyncIterator[tuple[Api, TestIssuer]]:
+    """The shop's console for who logs in at an issuer."""
+    async with serving_issuer() as issuer:
+        oidc = issuer.settings(client_id="console")
+        api = Api(client, settings=required(console_secret="s" * 40, oidc=oidc))
+        async with api.http:
+            yield api, issuer
+
+
+async def begin(api: Api, issuer: TestIssuer, code: str, **tokens: str) -> dict[str, str]:
+    """Begin a login, and return what the browser is sent to the issuer with; the issuer then knows the code."""
+    sent = await api.http.get("/console/login/oidc?next=/console/usage")
+    address = urlsplit(sent.headers["location"])
+    asked = dict(parse_qsl(address.query))
+    assert f"{address.scheme}://{address.netloc}{address.path}" == f"{issuer.url}/authorize"
+    issuer.codes[code] = (asked["code_challenge"], tokens)
+    return asked
+
+
+async def test_one_logs_in_at_the_issuer(issued: tuple[Api, TestIssuer]) -> None:
+    """The code that comes back is redeemed with its proof, and the token says who that is, as at the API."""
+    api, issuer = issued
+    asked = await begin(api, issuer, "code-1", access_token="opaque", id_token=issuer.token(sub="bob"))
+
+    done = await api.http.get("/console/login/callback", params={"code": "code-1", "state": asked["state"]})
+
+    assert (asked["client_id"], asked["code_challenge_method"]) == ("console", "S256")
+    assert asked["redirect_uri"] == "http://localhost/console/login/callback"
+    assert done.headers["location"] == "/console/usage", done.text
+    assert "bob" in (await api.http.get("/console/runs")).text
+
+
+@pytest.mark.parametrize("answer", [{"state": "another"}, {"code": "unknown"}, {"error": "access_denied", "code": ""}])
+async def test_an_answer_to_no_question_of_this_browser_logs_nobody_in(
+    issued: tuple[Api, TestIssuer], answer: dict[str, str]
+) -> None:
+    """A code that somebody else brought along does not count, nor one that the issuer does not know."""
+    api, issuer = issued
+    asked = await begin(api, issuer, "code-1", access_token=issuer.token())
+
+    done = await api.http.get("/console/login/callback", params={"code": "code-1", "state": asked["state"], **answer})
+
+    assert done.status_code in (303, 401)
+    assert (await api.http.get("/console/runs")).status_code == 303
+
+
+async def test_an_expired_token_ends_its_session(issued: tuple[Api, TestIssuer]) -> None:
+    """A token is judged anew by each request; one that does not count logs nobody in."""
+    api, issuer = issued
+    asked = await begin(api, issuer, "code-1", access_token=issuer.token(exp=1))
+
+    done = await api.http.get("/console/login/callback", params={"code": "code-1", "state": asked["state"]})
+
+    assert done.status_code == 401
+    assert "expired" in done.text
+
+
+async def test_usage_and_agents_are_shown(api: Api) -> None:
+    """What was used has a bar and a row; agents have their tools."""
+    usage = await api.http.get("/console/usage")
+    agents = await api.http.get("/console/agents")
+
+    assert usage.status_code == 200
+    assert "<svg" in usage.text
+    assert "By model" in usage.text
+    assert "refund" in agents.text
+    assert "once" in agents.text
 
 
 async def test_without_a_secret_nobody_logs_in(client: Client) -> None:

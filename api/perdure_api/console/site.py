@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.settings import Settings
 from perdure_api.console.console_route import with_session
-from perdure_api.console.pages import approvals, login, run, runs, start
+from perdure_api.console.oidc_login import OidcLogin
+from perdure_api.console.pages import agents, approvals, login, run, runs, start, usage
 from perdure_api.console.rendering import STATIC, error_page
 from perdure_api.console.sessions import Sessions, home
 from perdure_api.rate_limits import limit
@@ -54,7 +55,8 @@ def console_site(settings: Settings, state: State) -> FastAPI:
     site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     site.state = state
     state.sessions = Sessions(settings)
-    for noun in (runs, run, approvals, start, login):
+    state.login = OidcLogin.of(settings)
+    for noun in (runs, run, approvals, start, usage, agents, login):
         site.include_router(noun.router, dependencies=[Depends(limit)])
     site.add_api_route("/", _index, include_in_schema=False)
     site.mount("/static", StaticFiles(directory=STATIC))

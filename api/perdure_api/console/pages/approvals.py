@@ -129,14 +129,14 @@ async def _show(
     if asked is None:
         record = await gateway.approvals.get(run_id, approval_id)
         return page(request, "approval_record.html", run=run, record=record, status=status)
-    record = await gateway.approvals.get(run_id, approval_id) if asked.edited_by else None
+    edited = await gateway.approvals.get(run_id, approval_id) if asked.edited_by else None
     return page(
         request,
         "approval.html",
         status=status,
         run=run,
         asked=asked,
-        changes=record.changes if record else (),
+        changes=() if edited is None else edited.changes,
         fields=fields(asked.arguments, gateway.agents.argument_schema(asked.tool)),
         hindrance=_hindrance(asked, caller),
         sent=sent or {},
