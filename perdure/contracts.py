@@ -23,6 +23,10 @@ WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """The largest message that joins a run under way."""
+DEADLINE_TIMER: Final = "the run's deadline"
+"""What the Web UI calls the timer of the run's time limit."""
+APPROVAL_TIMER: Final = "deadline to approve"
+"""What it calls those of approvals, with the tool's name behind it."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
 """The largest model reply that is taken into a history."""
 CUT_MARKER: Final = "\n[… cut by Perdure: {dropped:,} of {total:,} bytes left out …]"

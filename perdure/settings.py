@@ -98,6 +98,14 @@ class Oidc(BaseModel, frozen=True, extra="forbid"):
     roles_claim: Annotated[str, Field(min_length=1)] = "roles"
     """A list, or words apart by blanks; `realm_access.roles` looks inside `realm_access`."""
     scopes_claim: Annotated[str, Field(min_length=1)] = "scope"
+    client_id: Annotated[str, Field(min_length=1)] | None = None
+    """What the issuer knows the console as; default: the console takes API keys only."""
+    client_secret: SecretStr | None = None
+    """Of a client that is not public."""
+    login_scope: Annotated[str, Field(min_length=1)] = (
+        "openid runs:read runs:write approvals:decide usage:read audit:read"
+    )
+    """What the console asks the issuer for."""
 
 
 class Settings(BaseSettings):
@@ -170,6 +178,8 @@ class Settings(BaseSettings):
 
     public_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
     """Address at which people reach the API, for links in notifications."""
+    console_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Encrypts the console's cookies; the same for all API processes. The console asks for it where one logs in."""
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], NoDecode, BeforeValidator(_several)] = ()
     """Secrets that webhooks are signed with, separated by commas; each signs, so that receivers can change over."""
     callback_allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_several)] = ()

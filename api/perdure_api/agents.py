@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 
+from perdure.messages import JsonObject
 from perdure_api.pollers import Pollers, count_pollers
 from perdure_api.reach import Reach
 from perdure_api.schemas import AgentSummary, AgentTool
@@ -33,6 +34,11 @@ class Agents:
             )
             for agent in self._reach.app.agents()
         ]
+
+    def argument_schema(self, tool: str) -> JsonObject | None:
+        """Return the JSON schema of a tool's arguments; None if only workers know the tool."""
+        found = self._reach.app.find_tool(tool)
+        return found.spec.input_schema if found else None
 
     async def pollers(self) -> Pollers:
         """Return how many workers ask Temporal for this task queue's work.

@@ -28,6 +28,7 @@ from perdure_api import problems
 from perdure_api.access import Access, OpenAccess, RequiredAccess
 from perdure_api.audit import Audit
 from perdure_api.bodies import BodyLimit
+from perdure_api.console import console_site
 from perdure_api.cors import CodecCors
 from perdure_api.feeds import Feeds
 from perdure_api.fleet_metrics import FleetMetrics
@@ -41,7 +42,19 @@ from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
 from perdure_api.readiness import Readiness
 from perdure_api.request_log import RequestLog
-from perdure_api.routes import agents, approvals, audit, codec, events, feedback, grants, health, runs, usage
+from perdure_api.routes import (
+    agents,
+    approvals,
+    audit,
+    codec,
+    events,
+    feedback,
+    grants,
+    health,
+    recovery,
+    runs,
+    usage,
+)
 from perdure_api.routes import metrics as numbers
 from perdure_api.rpc import temporal_errors
 
@@ -52,6 +65,7 @@ LONGEST_PAUSE: Final = timedelta(minutes=1)
 
 ROUTED: Final = (
     runs,
+    recovery,
     events,
     feedback,
     approvals,
@@ -127,6 +141,7 @@ def create_app(
     api.include_router(codec.router)
     if metrics is not None:
         api.include_router(numbers.router)
+    api.mount("/console", console_site(settings, api.state))
     api.add_middleware(RateLimitHeaders)
     api.add_middleware(BodyLimit)
     api.add_middleware(CodecCors)

@@ -15,6 +15,7 @@ from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.health import Health
 from perdure_api.reach import Reach
+from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
 from perdure_api.usage import Usage
 
@@ -29,6 +30,7 @@ class Gateway:
     usage: Usage
     health: Health
     feedback: FeedbackBook
+    recovery: Recovery
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Gateway:
         self.usage = Usage(reach)
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
+        self.recovery = Recovery(reach)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

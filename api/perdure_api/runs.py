@@ -47,6 +47,7 @@ from perdure_api.schemas import (
     StartedRun,
 )
 from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_api.superseded import current
 from perdure_api.terms import with_terms
 from perdure_workflows.state import RunArguments
 
@@ -150,8 +151,9 @@ class Runs:
         )
         with temporal_errors():
             await rows.fetch_next_page()
+            found = await current(self._reach.client, rows.current_page or ())
         # The query asks for the organisation, but some databases compare texts as if a and A were the same.
-        owned = [row for row in rows.current_page or () if self._reach.executions.owns(row)]
+        owned = [row for row in found if self._reach.executions.owns(row)]
         items = [await redacted(await visibility.summary(row), self._reach.redactor) for row in owned]
         return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 

@@ -108,6 +108,8 @@ class RunFilter(Request):
     user: SearchKey | None = None
     org: SearchKey | None = None
     session_id: SearchKey | None = None
+    error: SearchKey | None = None
+    """Of a failed run: its error's type, as in `model_timeout`."""
 
 
 class RunSummary(Answer):
@@ -130,6 +132,8 @@ class RunSummary(Answer):
     """As `steps`. None: nobody has a price for a model that was called, so the cost is not known."""
     waiting_for: tuple[str, ...] = ()
     """Ids of the pending approvals."""
+    error_type: str | None = None
+    """Of a failed run, as in `model_timeout`."""
 
 
 class RunPage(Answer):

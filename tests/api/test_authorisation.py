@@ -37,8 +37,8 @@ from tests.harness import answer, in_turns, wish
 
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
 """Operations for everybody: the probes."""
-OPEN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
-"""What else is served to everybody; it is not in the document."""
+OPEN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/console"}
+"""What else is served; it is not in the document. Who may see what in the console is in `test_console.py`."""
 
 REFUND = wish(("refund", {"order": "o1", "amount": 5}))
 ABSENT = {"run_id": "run-0", "approval_id": "c1-x", "grant_id": f"perdure-grant:{'0' * 32}", "name": "tester"}

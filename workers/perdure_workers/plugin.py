@@ -30,6 +30,7 @@ from perdure_activities.model import ModelActivities
 from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
+from perdure_activities.recovery import reset_run
 from perdure_activities.tool_cache import tool_cache
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
@@ -45,6 +46,7 @@ from perdure_workflows.feedback import KeptFeedback
 from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
+from perdure_workflows.retry import Retry
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -123,7 +125,17 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage, KeptFeedback],
+            workflows=[
+                AgentRun,
+                StandingGrant,
+                ApiKey,
+                Auditor,
+                Delivery,
+                KeptFeedback,
+                Ledger,
+                LedgerPage,
+                Retry,
+            ],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -137,6 +149,7 @@ class Perdure(SimplePlugin):
                 read_calendar,
                 deliver_answers,
                 inspect_holders,
+                reset_run,
             ],
             interceptors=[Observation(app, trace_content=settings.trace_content)],
             workflow_runner=strict,

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pprint import pformat
-from textwrap import indent
 from typing import Final
 
 from perdure.errors import InvalidInputError, PerdureError
-from perdure.messages import JsonObject
+from perdure.messages import ToolCallPart
 from perdure_workers.plain_text import line
 from perdure_workers.whatif import OnUnknown, WhatIf
+from perdure_workers.whatif.python_source import CallTo, Name, source
 from perdure_workers.whatif.recording import RecordedTurn
 
-WIDTH: Final = 100
 REAL_MODEL: Final = "WHAT_IF_REAL_MODEL"
 """The variable that has a written test ask the model itself."""
 
@@ -60,25 +57,26 @@ class SavedTest:
 
     def source(self, result: WhatIf) -> str:
         """Return the test's text."""
+        turns = result.offline.recording.turns
         model = self.model or result.recorded.arguments.spec.model
-        prompt = f'(HERE / "{self.instructions.name}").read_text(encoding="utf-8")'
-        arguments = [
-            f'HERE / "{self.history.name}"',
-            *([f"model={_literal(self.model)}"] if self.model else []),
-            *([f"prompt={prompt}"] if self.prompt is not None else []),
-            *(['on_unknown="error"'] if self.on_unknown == "error" else []),
-            "replies=None if REAL_MODEL else REPLIES",
-        ]
-        call = "".join(f"            {argument},\n" for argument in arguments)
+        named: dict[str, object] = {}
+        if self.model:
+            named["model"] = self.model
+        if self.prompt is not None:
+            named["prompt"] = Name(f'(HERE / "{self.instructions.name}").read_text(encoding="utf-8")')
+        if self.on_unknown == "error":
+            named["on_unknown"] = "error"
+        named["replies"] = Name("None if REAL_MODEL else REPLIES")
+        call = CallTo("what_if", [Name(f'HERE / "{self.history.name}"')], named)
         return _TEMPLATE.format(
             title=f"What if {line(result.recorded.run_id, 64)} had been answered by {model}".replace('"', "'"),
             history=self.history.name,
             variable=REAL_MODEL,
-            testing=_imports(result.offline.recording.turns),
-            replies=_list([_turn(turn) for turn in result.offline.recording.turns]),
+            testing=_imports(turns),
+            replies=source([_turn(turn) for turn in turns], before=len("REPLIES = ")),
             name=re.sub(r"\W", "_", self.file.stem.removeprefix("test_")) or "what_if",
             promise=_promise(result),
-            call=call,
+            call=source(CallTo("asyncio.run", [call]), margin=4, before=len("result = ")),
             checks="".join(f"    {check}\n" for check in _checks(result)),
         )
 
@@ -116,10 +114,7 @@ REPLIES = {replies}
 
 def test_{name}() -> None:
     """{promise}"""
-    result = asyncio.run(
-        what_if(
-{call}        )
-    )
+    result = {call}
 
 {checks}'''
 
@@ -127,79 +122,43 @@ def test_{name}() -> None:
 def _promise(result: WhatIf) -> str:
     calls = ", then ".join(dict.fromkeys(name for name, _ in result.tool_calls))
     does = f"calls {calls}" if calls else "calls nothing"
-    ends = "and answers" if result.status == "completed" else f"and ends as {result.status}"
-    return line(f"The agent {does}, {ends}.", 90).replace('"', "'")
+    ends = "answers" if result.status == "completed" else f"ends as {result.status}"
+    return line(f"The agent {does}, and {ends}.", 90).replace('"', "'").replace("\\", "/")
 
 
 def _checks(result: WhatIf) -> Iterator[str]:
-    if result.status not in ("failed", "out_of_budget"):  # why these came about is not in the replies
-        yield f"assert result.status == {_literal(result.status)}"
-    calls = _list([f"({_literal(name)}, {_literal(arguments)})" for name, arguments in result.tool_calls])
-    yield f"assert result.tool_calls == {indent(calls, '    ').lstrip()}"
-    if result.comparison.unknown:
-        unknown = [f"({_literal(one.tool)}, {_literal(one.arguments)})" for one in result.offline.unknown]
-        listed = indent(_list(unknown), "    ").lstrip()
-        yield f"assert [(one.tool, one.arguments) for one in result.offline.unknown] == {listed}"
+    yield _is("result.status", result.status)
+    yield _is("result.tool_calls", result.tool_calls)
+    if result.offline.unknown:
+        unknown = [(one.tool, one.arguments) for one in result.offline.unknown]
+        yield _is("[(one.tool, one.arguments) for one in result.offline.unknown]", unknown)
     if result.answer is not None:
         yield "if not REAL_MODEL:  # which never says it twice in the same words"
-        yield f"    assert result.answer == {_text(result.answer, '        ')}"
+        yield f"    {_is('result.answer', result.answer, margin=8)}"
+
+
+def _is(what: str, value: object, *, margin: int = 4) -> str:
+    begin = f"assert {what} == "
+    return begin + source(value, margin=margin, before=len(begin))
 
 
 def _imports(turns: list[RecordedTurn]) -> str:
     calls = ["Call"] if any(turn.message.tool_calls for turn in turns) else []
-    finish = ["Finish"] if any("finish=" in _turn(turn) for turn in turns) else []
+    finish = ["Finish"] if any("finish" in _turn(turn).named for turn in turns) else []
     return ", ".join([*calls, *finish, "Turn"])
 
 
-def _turn(turn: RecordedTurn) -> str:
+def _turn(turn: RecordedTurn) -> CallTo:
     message = turn.message
-    parts = [_text(message.text, "        ")] if message.text else []
-    calls = [
-        _call(part.name, part.arguments) if part.malformed is None else _malformed(part.name, part.malformed)
-        for part in message.tool_calls
-    ]
-    if calls:
-        parts.append(f"calls={indent(_list(calls), '    ').lstrip()}")
-    usual = "tool_calls" if calls else "stop"
-    if turn.finish != usual:
-        parts.append(f"finish=Finish.{turn.finish.upper()}")
-    return f"Turn({', '.join(parts)})"
+    named: dict[str, object] = {}
+    if message.tool_calls:
+        named["calls"] = [_call(part) for part in message.tool_calls]
+    if turn.finish != ("tool_calls" if message.tool_calls else "stop"):
+        named["finish"] = Name(f"Finish.{turn.finish.upper()}")
+    return CallTo("Turn", [message.text] if message.text else [], named)
 
 
-def _call(name: str, arguments: JsonObject) -> str:
-    return f"Call({_literal(name)}, {_literal(arguments)})" if arguments else f"Call({_literal(name)})"
-
-
-def _malformed(name: str, malformed: str) -> str:
-    return f"Call({_literal(name)}, malformed={_literal(malformed)})"
-
-
-def _list(items: list[str]) -> str:
-    if not items:
-        return "[]"
-    flat = f"[{', '.join(items)}]"
-    if len(flat) < WIDTH - 20 and "\n" not in flat:
-        return flat
-    return "[\n" + "".join(f"{indent(item, '    ')},\n" for item in items) + "]"
-
-
-def _literal(value: object) -> str:
-    """Write a JSON value as Python does, with the quotes that formatters want."""
-    return (
-        json.dumps(value, ensure_ascii=False)
-        if isinstance(value, str)
-        else pformat(value, width=WIDTH, sort_dicts=False)
-    )
-
-
-def _text(text: str, margin: str) -> str:
-    """Write a text, a long one in several lines."""
-    if len(text) < WIDTH - 30 and "\n" not in text:
-        return _literal(text)
-    pieces = [piece for part in text.splitlines(keepends=True) for piece in _pieces(part)]
-    return "(\n" + "".join(f"{margin}{_literal(piece)}\n" for piece in pieces) + f"{margin[:-4]})"
-
-
-def _pieces(text: str, size: int = 80) -> Iterator[str]:
-    for start in range(0, len(text), size):
-        yield text[start : start + size]
+def _call(part: ToolCallPart) -> CallTo:
+    if part.malformed is not None:
+        return CallTo("Call", [part.name], {"malformed": part.malformed})
+    return CallTo("Call", [part.name, part.arguments] if part.arguments else [part.name])

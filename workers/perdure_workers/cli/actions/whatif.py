@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.text import Text
 from temporalio.client import WorkflowHistory
+from temporalio.exceptions import ApplicationError
 
+from perdure.agent import ModelReference
+from perdure.budget import dollars
 from perdure.contracts import RunStatus, Totals
 from perdure.errors import InvalidInputError, PerdureError
 from perdure.events import ModelReplied, RunEnded, RunEvent
@@ -20,6 +24,7 @@ from perdure.history import export, project
 from perdure.personal_data import load_redactor
 from perdure.prices import price_ceilings
 from perdure.settings import Settings, load_settings
+from perdure_activities.providers.registry import default_providers, provider_for
 from perdure_workers.cli.actions.connection import silence_sdk
 from perdure_workers.cli.actions.output import ENDS, console, print_json
 from perdure_workers.cli.actions.replay import histories_of
@@ -32,6 +37,11 @@ from perdure_workers.whatif.side_by_side import show
 
 MAX_COST: Final = Decimal(5)
 """US dollars that a what-if costs at most unless somebody says otherwise."""
+
+
+_MODEL: Final[TypeAdapter[str]] = TypeAdapter(ModelReference)
+TESTABLE: Final = ("completed", "stopped", "max_steps", "rejected")
+"""Ends that the model's replies lead to again."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ async def replay_what_if(run: str, question: Question, *, as_json: bool, address
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     silence_sdk()
     settings = load_settings()
+    if question.model is not None:
+        _check_model(question.model)
     prompt = None if question.prompt_file is None else _prompt(question.prompt_file)
     if question.save_test is not None:
         check_place(question.save_test)
@@ -64,7 +76,9 @@ async def replay_what_if(run: str, question: Question, *, as_json: bool, address
     terminal = console(stderr=True)
     limit = _limit(question, histories, settings, terminal)
     result = await _watched(histories, question, prompt, settings, limit, terminal)
-    if question.save_test is not None:
+    if question.save_test is not None and result.status not in TESTABLE:
+        terminal.print(Text(f"wrote no test: the what-if ended as {result.status}"), soft_wrap=True)
+    elif question.save_test is not None:
         saved = SavedTest(question.save_test, model=question.model, prompt=prompt, on_unknown=question.on_unknown)
         for file in saved.write(result, history=export(histories)):
             terminal.print(Text(f"wrote {file}"), soft_wrap=True)
@@ -126,7 +140,7 @@ def _limit(
     limit = MAX_COST if question.max_cost is None else _dollars(question.max_cost)
     same = ceiling.cost(input_tokens=totals.usage.input_tokens, output_tokens=totals.usage.output_tokens)
     terminal.print(
-        Text(f"{recorded}; as many tokens of {model}: up to {money(same)}; limit {money(limit)} (--max-cost)"),
+        Text(f"{recorded}; as many tokens of {model}: up to {money(same)}; limit {dollars(limit)} (--max-cost)"),
         soft_wrap=True,
     )
     return limit
@@ -140,6 +154,16 @@ def _totals(events: list[RunEvent]) -> Totals:
         if isinstance(event, ModelReplied):
             totals = totals.with_model_call(event.usage, cost_usd=event.cost_usd, tool_calls=len(event.tool_calls))
     return totals
+
+
+def _check_model(reference: str) -> None:
+    try:
+        _MODEL.validate_python(reference)
+        provider_for(reference.partition(":")[0], default_providers())
+    except ValidationError as error:
+        raise InvalidInputError(f"--model: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    except ApplicationError as error:
+        raise InvalidInputError(f"--model: {error.message}") from error
 
 
 def _dollars(text: str) -> Decimal:
