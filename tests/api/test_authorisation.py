@@ -41,7 +41,7 @@ OPEN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/con
 """What else is served; it is not in the document. Who may see what in the console is in `test_console.py`."""
 
 REFUND = wish(("refund", {"order": "o1", "amount": 5}))
-ABSENT = {"name": "tester", "run_id": "run-0", "approval_id": "c1-x", "grant_id": f"perdure-grant:{'0' * 32}"}
+ABSENT = {"run_id": "run-0", "approval_id": "c1-x", "grant_id": f"perdure-grant:{'0' * 32}", "name": "tester"}
 STREAM = {"Accept": "text/event-stream"}
 
 
@@ -66,7 +66,7 @@ class Operation:
     @property
     def names_something(self) -> bool:
         """Whether it is about a run or a grant."""
-        return "_id}" in self.path
+        return "_id}" in self.path  # an agent's name is the app's, and no organisation's
 
     @property
     def body(self) -> Any:
@@ -187,13 +187,8 @@ async def stage(env: WorkflowEnvironment, tmp_path_factory: pytest.TempPathFacto
                 asked = await api.approval(run_id)
             await api.listed(org=org, status="waiting")
             del api.http.headers["Authorization"]
-            known = {
-                "name": "tester",
-                "run_id": run_id,
-                "approval_id": asked["approval_id"],
-                "grant_id": grant_id,
-                "agent": "tester",
-            }
+            known = {"run_id": run_id, "approval_id": asked["approval_id"], "grant_id": grant_id, "agent": "tester"}
+            known["name"] = "tester"
             yield Stage(api, issuer, org, known, insider, await api.key("globex"), revoked)
 
 
