@@ -40,6 +40,7 @@ from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
+from perdure_api.readiness import Readiness
 from perdure_api.request_log import RequestLog
 from perdure_api.routes import (
     agents,
@@ -132,6 +133,7 @@ def create_app(
     api.state.settings = settings
     api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
     api.state.audit = Audit(open_store(settings))
+    api.state.readiness = Readiness(settings, api.state.audit)
     api.state.rate_limiter = rate_limiter(settings)
     if client is not None:
         _attach(api, client, app, settings, login_failures, bus)

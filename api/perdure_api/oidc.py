@@ -105,6 +105,14 @@ class Issuer:
             raise InvalidTokenError(f"the token is signed with a key that {self.name} does not publish")
         return keys[key_id]
 
+    async def reach(self) -> None:
+        """Return if the issuer's keys can be had now.
+
+        Raises:
+            IssuerUnreachableError: They cannot.
+        """
+        await self._fetch_keys(self.name)
+
     async def _fetch_keys(self, _: str) -> dict[str, PyJWK]:
         try:
             async with httpx2.AsyncClient(timeout=FETCH_TIMEOUT.total_seconds()) as http:

@@ -58,6 +58,7 @@ class RequestLog:
                 labels = {"method": scope["method"], "route": route, "status": str(status)}
                 metrics.http_duration.record(seconds, labels)
                 log.info("request", **labels, **_who(scope), seconds=round(seconds, 4))
+                structlog.contextvars.unbind_contextvars("user", "org", "run_id")  # the caller's, which may go on
 
 
 def _traceparent(scope: Scope) -> str:

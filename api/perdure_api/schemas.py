@@ -89,6 +89,16 @@ class StartedRun(RunReference):
     """False: an earlier request with the same idempotency key had started it."""
 
 
+class DownDependency(Answer):
+    """Something that this process depends on, and that does not answer."""
+
+    name: str
+    """`temporal`, `workers`, `redis`, `audit` or `oidc`."""
+    detail: str
+    since: datetime
+    """When this process first found it so."""
+
+
 class RunFilter(Request):
     """Which runs to list; a field left out lets every run pass."""
 

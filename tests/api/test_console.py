@@ -14,8 +14,11 @@ from fastapi.routing import APIRoute
 from httpx2 import Response
 from temporalio.client import Client
 
+from perdure.activities import Finish
+from perdure.messages import Message
 from perdure.principal import Scope
 from perdure.testing import eventually
+from perdure_activities.providers.provider import ProviderReply
 from perdure_api.console.argument_form import fields, read
 from perdure_api.console.console_route import ConsoleRoute
 from perdure_api.console.pages import approvals, login, run, runs, start
@@ -396,6 +399,33 @@ async def test_a_run_is_started_once_however_often_its_form_is_sent(api: Api) ->
 
     assert first.status_code == 303, first.text
     assert second.headers["location"] == first.headers["location"]
+
+
+async def test_a_failed_run_is_retried_by_its_button(api: Api) -> None:
+    """The page of a run that failed offers to go on from the failed step, and then shows it as it goes on."""
+    broken = True
+
+    def script(messages: list[Message]) -> ProviderReply:
+        return answer("", finish=Finish.REFUSAL) if broken else answer("It is paid.")
+
+    async with api.worker(script):
+        run_id = await api.start()
+        assert (await api.ended(run_id))["status"] == "failed"
+        broken = False
+        path = f"/console/runs/{run_id}"
+        assert f"{path}/retry" in (await api.http.get(path)).text
+
+        done = await post(api, f"{path}/retry", page=path)
+
+        assert done.status_code == 303, done.text
+        await eventually(lambda: _completed(api, run_id), what="the run's end")
+        page = (await api.http.get(path)).text
+    assert "It is paid." in page
+    assert f"{path}/retry" not in page
+
+
+async def _completed(api: Api, run_id: str) -> bool:
+    return bool((await api.get(f"/v1/runs/{run_id}"))["status"] == "completed")
 
 
 async def test_what_was_said_is_text(api: Api) -> None:

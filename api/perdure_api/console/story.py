@@ -135,6 +135,8 @@ class Story:
                 self.started = event
             case RunEnded():
                 self.ended, self.held, self.waiting = event, None, {}
+            case RunReset():
+                self.ended, self.held, self.waiting = None, None, {}
             case RunHeld():
                 self.held = event if event.kind == "run.paused" else None
             case RunQueued() | RunAdmitted():

@@ -16,6 +16,7 @@ from perdure_api.console.rendering import fragment, page, surroundings
 from perdure_api.console.sessions import Session, home
 from perdure_api.console.story import Story
 from perdure_api.dependencies import Caller, Gateway, RunId, SharedFeeds
+from perdure_api.recovery_schemas import RetryRequest
 from perdure_api.schemas import HoldRequest, MessageRequest
 from perdure_api.scoped_route import requires
 
@@ -65,6 +66,13 @@ async def cancel(run_id: RunId, request: Request, gateway: Gateway, reason: Word
     """Ask the run to end."""
     await gateway.runs.cancel(run_id, reason=reason)
     return _done(request, run_id, "The run was asked to end.")
+
+
+@router.post("/retry", openapi_extra=requires(Scope.RUNS_WRITE), operation_id="retryRun")
+async def retry(run_id: RunId, request: Request, gateway: Gateway, caller: Caller, reason: Words = "") -> Response:
+    """Have a run that ended badly go on from the step that failed."""
+    await gateway.recovery.retry(run_id, RetryRequest(by=_speaker(request, caller.user), reason=reason))
+    return _done(request, run_id, "The run goes on from the step that failed.")
 
 
 def _speaker(request: Request, user: str) -> str | None:
