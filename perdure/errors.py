@@ -16,6 +16,7 @@ PerdureError
 ├── ApprovalNotFoundError       the run has no such approval
 ├── GrantNotFoundError          no standing grant has that id
 ├── FeedbackNotFoundError       nobody of that name has given the run feedback
+├── DeliveryNotFoundError       the run has no such delivery
 ├── ConflictError               the run or approval is in a state that forbids the request
 │   └── NotRetriableError           the run has not failed, or can go on from nowhere
 ├── InputTooLargeError          something is over the size Temporal can carry
@@ -122,6 +123,10 @@ class GrantNotFoundError(PerdureError):
 
 class FeedbackNotFoundError(PerdureError):
     """Nobody of that name has given the run feedback."""
+
+
+class DeliveryNotFoundError(PerdureError):
+    """The run has no such delivery."""
 
 
 class ConflictError(PerdureError):

@@ -117,6 +117,11 @@ def feedback_query(run_id: str) -> str:
     )
 
 
+def errand_query(run_id: str, *, workflow_type: str) -> str:
+    """Return the visibility query for workflows of a type that do something for a run, whatever became of them."""
+    return " AND ".join([f"WorkflowType = {_quoted(workflow_type)}", *_equals({ORIGIN: run_id})])
+
+
 def key_query(*, org: str | None) -> str:
     """Return the visibility query for API keys."""
     return " AND ".join([f"WorkflowType = {_quoted(KEY_WORKFLOW)}", *_equals({ORG: org})])
