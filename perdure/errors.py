@@ -15,6 +15,7 @@ PerdureError
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
 ├── GrantNotFoundError          no standing grant has that id
+├── ScheduleNotFoundError       there is no such schedule
 ├── FeedbackNotFoundError       nobody of that name has given the run feedback
 ├── ConflictError               the run or approval is in a state that forbids the request
 ├── InputTooLargeError          something is over the size Temporal can carry
@@ -117,6 +118,10 @@ class ApprovalNotFoundError(PerdureError):
 
 class GrantNotFoundError(PerdureError):
     """No standing grant has that id."""
+
+
+class ScheduleNotFoundError(PerdureError):
+    """There is no such schedule."""
 
 
 class FeedbackNotFoundError(PerdureError):

@@ -35,7 +35,7 @@ from perdure_api.oidc import Issuer
 from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
-from perdure_api.routes import agents, approvals, audit, codec, events, feedback, grants, health, runs, usage
+from perdure_api.routes import agents, approvals, audit, codec, events, feedback, grants, health, runs, schedules, usage
 from perdure_api.rpc import temporal_errors
 
 log = structlog.get_logger(__name__)
@@ -88,7 +88,7 @@ def create_app(
     api.state.rate_limiter = rate_limiter(settings)
     if client is not None:
         _attach(api, client, app, settings, login_failures)
-    for noun in (runs, events, approvals, grants, agents, usage, audit, feedback):
+    for noun in (runs, events, approvals, grants, agents, usage, audit, feedback, schedules):
         api.include_router(noun.router, prefix="/v1", dependencies=[Depends(limit)], responses=problems.COMMON)
     api.include_router(health.router)
     api.include_router(codec.router)

@@ -15,6 +15,7 @@ from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.reach import Reach
 from perdure_api.runs import Runs
+from perdure_api.schedules import Schedules
 from perdure_api.usage import Usage
 
 
@@ -27,6 +28,7 @@ class Gateway:
     agents: Agents
     usage: Usage
     feedback: FeedbackBook
+    schedules: Schedules
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Gateway:
         self.agents = Agents(reach)
         self.usage = Usage(reach)
         self.feedback = FeedbackBook(reach)
+        self.schedules = Schedules(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

@@ -35,6 +35,7 @@ from perdure_workers.auditing import auditing
 from perdure_workers.interceptors import Observation
 from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
+from perdure_workers.scheduled_starts import ScheduledStarts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
@@ -43,6 +44,7 @@ from perdure_workflows.feedback import KeptFeedback
 from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
+from perdure_workflows.scheduled_run import ScheduledRun
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -105,8 +107,9 @@ class Perdure(SimplePlugin):
             "model": (model.call_model,),
             "tool": (tools.call_tool, tools.reconcile_call),
         }
+        outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
         self._deliveries = deliveries = Deliveries(
-            outgoing=outgoing or Outgoing(allowed=settings.callback_allowed_networks),
+            outgoing=outgoing,
             secrets=settings.webhook_secrets,
             links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
             redactor=load_redactor(settings),
@@ -116,7 +119,17 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[AgentRun, StandingGrant, ApiKey, Auditor, Delivery, Ledger, LedgerPage, KeptFeedback],
+            workflows=[
+                AgentRun,
+                StandingGrant,
+                ApiKey,
+                Auditor,
+                Delivery,
+                Ledger,
+                LedgerPage,
+                KeptFeedback,
+                ScheduledRun,
+            ],
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -126,6 +139,7 @@ class Perdure(SimplePlugin):
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
                 deliveries.deliver,
+                ScheduledStarts(app, settings, outgoing=outgoing).prepare_run,
                 open_ledger,
                 read_calendar,
                 deliver_answers,
