@@ -17,7 +17,7 @@ export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test check lint format bench up down lock clean
+.PHONY: help setup demo dev test check lint format bench screenshots up down lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ format: setup ## Format the code and make the safe fixes
 
 bench: setup ## Measure history, CPU, latency and recovery
 	$(BIN)/python -m benchmarks
+
+screenshots: setup ## Take the pictures of docs/images out of a real session of the console
+	$(BIN)/python -m tests.browser.screenshots docs/images
 
 up: ## Build and start the cluster of docker-compose.temporal.yml (ENV_FILE=.env, or deploy/dev.env without one)
 	$(COMPOSE) up --build --detach

@@ -95,6 +95,10 @@ class ModelCall(Frozen):
     """The end of what a reply said before it was cut, for an output guard: what it looks for may lie across the cut."""
     model: str = Field(default="", exclude_if=is_empty)
     """The model to call instead of the agent's own, `provider:model`; empty: the agent's."""
+    user: str | None = Field(default=None, exclude_if=is_empty)
+    org: str | None = Field(default=None, exclude_if=is_empty)
+    trace: str = Field(default="", exclude_if=is_empty)
+    """As in `RunInput`."""
 
 
 class Finish(StrEnum):
@@ -163,6 +167,8 @@ class ToolCall(Frozen):
     """Of the policy, that lets the call run."""
     grant_id: str = Field(default="", exclude_if=is_empty)
     """For `check_call`: the standing grant that would do in place of asking."""
+    trace: str = Field(default="", exclude_if=is_empty)
+    """As in `RunInput`."""
 
 
 class ToolOutcome(Frozen):

@@ -23,6 +23,10 @@ WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """The largest message that joins a run under way."""
+DEADLINE_TIMER: Final = "the run's deadline"
+"""What the Web UI calls the timer of the run's time limit."""
+APPROVAL_TIMER: Final = "deadline to approve"
+"""What it calls those of approvals, with the tool's name behind it."""
 MAX_REPLY_BYTES: Final = 1024 * 1024
 """The largest model reply that is taken into a history."""
 CUT_MARKER: Final = "\n[… cut by Perdure: {dropped:,} of {total:,} bytes left out …]"
@@ -89,6 +93,8 @@ class RunInput(Frozen):
     declares secrets."""
     terms: Terms | None = None
     """What it may spend, and that its organisation's ledger keeps count of it; None: nothing is limited or counted."""
+    trace: str = Field(default="", exclude_if=is_empty)
+    """The W3C `traceparent` of the span that the run's spans belong to; empty: it was started without a trace."""
 
 
 class RunError(Frozen):
@@ -135,6 +141,8 @@ class Totals(Frozen):
     """Of the model calls that have a price."""
     unpriced_calls: int = 0
     """Model calls whose model nobody has a price for; while this is not 0, the cost is a lower bound."""
+    tool_errors: int = Field(default=0, exclude_if=is_empty)
+    """Tool calls that were made and failed; refused and rejected ones are not among them."""
 
     @property
     def known_cost(self) -> Decimal | None:
@@ -144,6 +152,10 @@ class Totals(Frozen):
     def with_step(self) -> Totals:
         """Return the totals with one step more."""
         return self.model_copy(update={"steps": self.steps + 1})
+
+    def with_tool_error(self) -> Totals:
+        """Return the totals with one failed tool call more."""
+        return self.model_copy(update={"tool_errors": self.tool_errors + 1})
 
     def with_model_call(self, usage: Usage, *, cost_usd: Decimal | None, tool_calls: int) -> Totals:
         """Return the totals with a model call and the calls it led to; their steps are counted on their own."""

@@ -18,6 +18,7 @@ PerdureError
 ├── ScheduleNotFoundError       there is no such schedule
 ├── FeedbackNotFoundError       nobody of that name has given the run feedback
 ├── ConflictError               the run or approval is in a state that forbids the request
+│   └── NotRetriableError           the run has not failed, or can go on from nowhere
 ├── InputTooLargeError          something is over the size Temporal can carry
 ├── InvalidInputError           a value that a caller gave cannot be used
 │   ├── CallbackRefusedError        a callback URL leads where Perdure does not call
@@ -130,6 +131,10 @@ class FeedbackNotFoundError(PerdureError):
 
 class ConflictError(PerdureError):
     """The run or the approval is in a state that forbids this."""
+
+
+class NotRetriableError(ConflictError):
+    """The run cannot be retried."""
 
 
 class InputTooLargeError(PerdureError):

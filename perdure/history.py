@@ -228,6 +228,9 @@ async def decode_event(event: HistoryEvent, converter: DataConverter) -> None:
     if event.HasField("workflow_execution_cancel_requested_event_attributes"):
         requested = event.workflow_execution_cancel_requested_event_attributes
         requested.cause = await unseal(requested.cause, converter)
+    elif event.HasField("workflow_task_failed_event_attributes"):
+        failed = event.workflow_task_failed_event_attributes
+        failed.failure.message = await unseal(failed.failure.message, converter)
     elif event.HasField("workflow_execution_terminated_event_attributes"):
         terminated = event.workflow_execution_terminated_event_attributes
         terminated.reason = await unseal(terminated.reason, converter)

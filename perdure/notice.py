@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, Literal
 
+from pydantic import Field
 from temporalio import activity
 
 from perdure.contracts import RunResult
-from perdure.messages import Frozen
+from perdure.messages import Frozen, is_empty
 from perdure.notification import Occasion
 from perdure.oversight import ApprovalRecord, PendingApproval
 
@@ -50,6 +51,8 @@ class Notice(Frozen):
     """For all of `approval.…`: what happened to it."""
     result: RunResult | None = None
     """For `run.ended`."""
+    trace: str = Field(default="", exclude_if=is_empty)
+    """As in `RunInput`."""
 
 
 class Delivered(Frozen):

@@ -27,6 +27,8 @@ class Form:
     source: str
     """A regular expression without lookaround, in which nothing can be matched in two ways."""
     replace: Callable[[re.Match[str]], str]
+    leads: tuple[str, ...] = ()
+    """Texts of which one begins it; default: its hints."""
 
 
 def _whole(_: re.Match[str]) -> str:
@@ -62,6 +64,7 @@ FORMS: Final = (
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.]|-(?!----))*+"
         r"(?:-----END [A-Z0-9 ]{0,60}-----)?",
         _whole,
+        leads=("-----BEGIN ",),
     ),
     Form("Perdure API key", ("pdk_",), r"(pdk_[A-Za-z0-9]{1,64}_)[A-Za-z0-9_-]{8,}+", _after_first_group),
     Form("webhook secret", ("whsec_",), r"whsec_[A-Za-z0-9+/=_-]{16,}+", _whole),
@@ -80,7 +83,13 @@ FORMS: Final = (
     ),
     Form("Google key", ("AIza",), r"AIza[A-Za-z0-9_-]{30,}+", _whole),
     Form("Google token", ("ya29.",), r"ya29\.[A-Za-z0-9_-]{20,}+", _whole),
-    Form("Stripe key", ("k_live_", "k_test_"), r"[srp]k_(?:live|test)_[A-Za-z0-9]{10,}+", _whole),
+    Form(
+        "Stripe key",
+        ("k_live_", "k_test_"),
+        r"[srp]k_(?:live|test)_[A-Za-z0-9]{10,}+",
+        _whole,
+        leads=tuple(f"{kind}k_{mode}_" for kind in "srp" for mode in ("live", "test")),
+    ),
     Form("npm token", ("npm_",), r"npm_[A-Za-z0-9]{30,}+", _whole),
     Form("Hugging Face token", ("hf_",), r"hf_[A-Za-z0-9]{30,}+", _whole),
     Form("PyPI token", ("pypi-",), r"pypi-[A-Za-z0-9_-]{40,}+", _whole),
@@ -89,8 +98,9 @@ FORMS: Final = (
     Form(
         "bearer",
         ("earer", "EARER"),
-        r"(?i:bearer)(?:\s{1,4}|%20)[A-Za-z0-9._~+/=-]{12,}+",
+        r"[Bb](?:earer|EARER)(?:[\s]{1,4}|%20)[A-Za-z0-9._~+/=-]{12,}+",
         lambda match: f"{match[0][:6]} {MASK}" if _if_random(match) == MASK else match[0],
+        leads=("bearer", "Bearer", "bEARER", "BEARER"),
     ),
     Form("password in a URL", ("://",), r"(://[^\s/?#@:\"'<>]*+:)[^\s/?#@\"'<>]++(?=@)", _after_first_group),
 )
@@ -126,19 +136,20 @@ _NAME_PARTS: Final = (
     "bearer",
 )
 """One of these is in every secret's name."""
-_NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,127}+"
+NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,127}+"
 # A name in quotes and a value, as in JSON and in Python's repr, also within a text that is quoted itself.
-_QUOTED_NAME: Final = re.compile(rf"""(?P<quote>\\{{0,8}}["'])(?P<name>{_NAME})(?P=quote)\s{{0,8}}:\s{{0,8}}""")
-_QUOTED_VALUE: Final = re.compile(
+QUOTED_NAME: Final = re.compile(rf"""(?P<quote>\\{{0,8}}["'])(?P<name>{NAME})(?P=quote)\s{{0,8}}:\s{{0,8}}""")
+QUOTED_VALUE: Final = re.compile(
     r"""(\\{1,8}["'])(?:(?!\1).)++|"(?:[^"\\]|\\.)++|'(?:[^'\\]|\\.)++|-?[0-9][0-9.eE+-]*+"""
 )
 # name=value as in query strings, forms and environments, and name: value as in headers.
-_BARE_NAME: Final = re.compile(rf"(?<![A-Za-z0-9_.-])(?P<name>{_NAME})(?P<between>\s{{0,4}}[=:]\s{{0,4}})")
-_BARE_VALUE: Final = re.compile(r"""["'][^"'\\\n]++|[^\s"'&,;<>()\[\]{}\\]++""")
-_HEADER: Final = re.compile(r"((?i:cookie|authorization)\s{0,4}:\s{0,4})([^\r\n\"'\\]++)")
+BARE_NAME: Final = re.compile(rf"(?<![A-Za-z0-9_.-])(?P<name>{NAME})(?P<between>\s{{0,4}}[=:]\s{{0,4}})")
+BARE_VALUE: Final = re.compile(r"""["'][^"'\\\n]++|[^\s"'&,;<>()\[\]{}\\]++""")
+HEADER_NAME: Final = "|".join("".join(f"[{one.upper()}{one}]" for one in name) for name in ("cookie", "authorization"))
+HEADER: Final = re.compile(rf"((?:{HEADER_NAME})\s{{0,4}}:\s{{0,4}})([^\r\n\"'\\]++)")
 _SCHEMES: Final = ("basic", "bearer", "digest", "negotiate", "token")
 MIN_CARD: Final = 13
-_CARD: Final = re.compile(
+CARD: Final = re.compile(
     r"(?<![\w.-])[2-6][0-9]{3}(?:([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}|([ -])[0-9]{6}\2[0-9]{4,5})(?![\w-]|\.[0-9])"
 )
 _CARD_PREFIXES: Final = re.compile(
@@ -155,10 +166,10 @@ def mask_forms(text: str) -> str:
         if hint in text:
             text = pattern.sub(replace, text)
     if (":" in text or "=" in text) and _may_name_a_secret(text):
-        text = _mask_named(text, _QUOTED_NAME, _mask_quoted)
-        text = _HEADER.sub(_mask_header, text)
-        text = _mask_named(text, _BARE_NAME, _mask_bare)
-    return _CARD.sub(_mask_card, text) if len(text) >= MIN_CARD else text
+        text = _mask_named(text, QUOTED_NAME, mask_quoted)
+        text = HEADER.sub(mask_header, text)
+        text = _mask_named(text, BARE_NAME, mask_bare)
+    return CARD.sub(mask_card, text) if len(text) >= MIN_CARD else text
 
 
 def _may_name_a_secret(text: str) -> bool:
@@ -179,8 +190,8 @@ def _mask_named(text: str, name: re.Pattern[str], mask: Callable[[str, re.Match[
     return "".join([*parts, text[done:]]) if parts else text
 
 
-def _mask_quoted(text: str, name: re.Match[str]) -> tuple[str, int]:
-    value = _QUOTED_VALUE.match(text, name.end())
+def mask_quoted(text: str, name: re.Match[str]) -> tuple[str, int]:
+    value = QUOTED_VALUE.match(text, name.end())
     if value is None:
         return "", name.end()
     if value[1]:
@@ -190,8 +201,8 @@ def _mask_quoted(text: str, name: re.Match[str]) -> tuple[str, int]:
     return f"{name['quote']}{MASK}{name['quote']}", value.end()
 
 
-def _mask_bare(text: str, name: re.Match[str]) -> tuple[str, int]:
-    value = _BARE_VALUE.match(text, name.end())
+def mask_bare(text: str, name: re.Match[str]) -> tuple[str, int]:
+    value = BARE_VALUE.match(text, name.end())
     if value is None:
         return "", name.end()
     word = value[0]
@@ -202,7 +213,7 @@ def _mask_bare(text: str, name: re.Match[str]) -> tuple[str, int]:
     return MASK, value.end()
 
 
-def _mask_header(match: re.Match[str]) -> str:
+def mask_header(match: re.Match[str]) -> str:
     words = match[2].split()
     if not words or words[0].startswith("["):
         return match[0]
@@ -210,7 +221,7 @@ def _mask_header(match: re.Match[str]) -> str:
     return f"{match[1]}{MASK}" if told else match[0]
 
 
-def _mask_card(match: re.Match[str]) -> str:
+def mask_card(match: re.Match[str]) -> str:
     return CARD_MASK if is_card_number(match[0]) else match[0]
 
 

@@ -98,6 +98,14 @@ class Oidc(BaseModel, frozen=True, extra="forbid"):
     roles_claim: Annotated[str, Field(min_length=1)] = "roles"
     """A list, or words apart by blanks; `realm_access.roles` looks inside `realm_access`."""
     scopes_claim: Annotated[str, Field(min_length=1)] = "scope"
+    client_id: Annotated[str, Field(min_length=1)] | None = None
+    """What the issuer knows the console as; default: the console takes API keys only."""
+    client_secret: SecretStr | None = None
+    """Of a client that is not public."""
+    login_scope: Annotated[str, Field(min_length=1)] = (
+        "openid runs:read runs:write approvals:decide usage:read audit:read"
+    )
+    """What the console asks the issuer for."""
 
 
 class Settings(BaseSettings):
@@ -152,6 +160,9 @@ class Settings(BaseSettings):
     """Address of the Temporal Web UI, for links."""
     redis_url: Annotated[SecretStr, Field(min_length=1)] | None = None
     """A Redis through which the processes of a deployment share what each would otherwise know alone."""
+    delta_socket: Path | None = None
+    """A Unix socket through which workers on this machine tell the API what models say; `perdure dev` has its own.
+    Default: through `redis_url`, if that is set."""
 
     breaker_window: int = Field(default=20, ge=0, le=1000)
     """Latest calls of a model that its circuit looks at, once a quarter of them were made; 0: there are no circuits."""
@@ -170,6 +181,8 @@ class Settings(BaseSettings):
 
     public_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
     """Address at which people reach the API, for links in notifications."""
+    console_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Encrypts the console's cookies; the same for all API processes. The console asks for it where one logs in."""
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], NoDecode, BeforeValidator(_several)] = ()
     """Secrets that webhooks are signed with, separated by commas; each signs, so that receivers can change over."""
     callback_allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_several)] = ()
@@ -194,6 +207,12 @@ class Settings(BaseSettings):
     pii: Literal["off", "presidio"] = "off"
     """Whether personal data is redacted beside secrets; `presidio` needs the extra `pii`."""
 
+    metrics_address: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")] | None = None
+    """Where a worker serves its numbers to Prometheus, `host:port`; default: nowhere."""
+    metrics: bool = True
+    """Whether the API serves its numbers at `/metrics`, to everyone who reaches it."""
+    trace_content: bool = False
+    """Whether spans show what was said: instructions, messages, arguments and results, redacted."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: for people on a terminal, JSON elsewhere."""

@@ -113,6 +113,8 @@ class ToolContext:
     agent: str
     user: str | None
     org: str | None
+    traceparent: str
+    """The call's span as the W3C header `traceparent` has it, for systems that the tool calls; empty without one."""
     log: Any
     """A structlog logger bound to run, call and tool."""
     _heartbeat: Callable[..., None] = field(repr=False)

@@ -18,6 +18,7 @@ from perdure import Agent, App
 from perdure.activities import Finish, TranscriptPage, TranscriptRequest
 from perdure.agent import AgentSpec
 from perdure.contracts import RunResult, RunView, Usage
+from perdure.deltas import DeltaBus
 from perdure.messages import MESSAGE, AssistantMessage, Message, Part, TextPart, ToolCallPart, ToolMessage
 from perdure.oversight import ApprovalsMemo, PendingApproval
 from perdure.search_attributes import MEMO_APPROVALS
@@ -66,6 +67,28 @@ class InProcessModel:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+
+class SpeakingModel(InProcessModel):
+    """One whose function also says the reply piece by piece, while it makes it."""
+
+    def __init__(self, script: Callable[[list[Message], Callable[[str], None]], Awaitable[ProviderReply]]) -> None:
+        super().__init__(lambda _: answer(""))
+        self._speak = script
+
+    async def call(
+        self,
+        spec: AgentSpec,
+        messages: bytes,
+        *,
+        timeout: timedelta,  # the protocol's
+        on_text: Callable[[str], None],
+        cache: PromptCache | None = None,
+    ) -> ProviderReply:
+        """Ask the script."""
+        conversation = [MESSAGE.validate_python(item) for item in json.loads(b"[" + messages + b"]")]
+        self.seen.append(conversation)
+        return await self._speak(conversation, on_text)
 
 
 def answer(text: str, *, finish: Finish = Finish.STOP, detail: str = "") -> ProviderReply:
@@ -128,6 +151,7 @@ async def serving(
     task_queue: str | None = None,
     cached_runs: int = 0,
     prices: Mapping[str, Price] | None = None,
+    deltas: DeltaBus | None = None,
     **options: Any,
 ) -> AsyncIterator[Settings]:
     """Run a worker; by default each workflow task replays its whole history, and no model has a price.
@@ -141,7 +165,7 @@ async def serving(
         **options,
         prices=dict(prices or {}),
     )
-    plugin = Perdure(app, settings=settings, providers={"in-process": model})
+    plugin = Perdure(app, settings=settings, providers={"in-process": model}, deltas=deltas)
     async with build_worker(client, settings, plugin):
         yield settings
 

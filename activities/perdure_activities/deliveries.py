@@ -24,6 +24,7 @@ from perdure.errors import CallbackRefusedError
 from perdure.notice import REFUSED, Delivered, Notice
 from perdure.outgoing import NotResolvedError, Outgoing
 from perdure.redaction import Redactor
+from perdure.tracing import HEADER, current_traceparent
 from perdure_activities.notice_body import Links, slack_body, webhook_body
 from perdure_activities.providers.posture import retry_after
 
@@ -77,6 +78,8 @@ class Deliveries:
 
     def _headers(self, notice: Notice, body: bytes) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": f"perdure/{version('perdure')}"}
+        if trace := current_traceparent() or notice.trace:
+            headers[HEADER] = trace
         if notice.format == "slack":  # its URL is the secret, and it checks no signature
             return headers
         if not self._secrets:

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 
 import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from perdure import metrics
 from perdure.activities import ModelCall, ModelReply, TranscriptPage, TranscriptSlice
 from perdure.agent import AgentSpec
 from perdure.app import App
-from perdure.contracts import MAX_REPLY_BYTES, cut
+from perdure.contracts import MAX_REPLY_BYTES, Usage, cut
+from perdure.deltas import DeltaBus
 from perdure.errors import PerdureError
 from perdure.messages import AssistantMessage, Part, TextPart, ToolCallPart, canonical
 from perdure.outage import REPLY_TOO_LARGE, TRANSCRIPT_LOST
+from perdure.redaction import ValueRedactor, redact_model
+from perdure.secret_arguments import secret_values
 from perdure.settings import Price
 from perdure_activities.breaker import Breaker
 from perdure_activities.chain import Answer, Deadline, first_answer
+from perdure_activities.chat_span import ChatSpan
 from perdure_activities.conversation import Conversation, TranscriptError
 from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.output_guard import Guarded, guarded, watched
@@ -36,6 +42,7 @@ from perdure_activities.transcripts import (
     last_fitting,
     segment_of,
 )
+from perdure_activities.voice import Voice, may_be_heard
 
 MAX_SPECS = 256
 TRANSCRIPT_ATTEMPTS = 10
@@ -55,6 +62,8 @@ class ModelActivities:
         breaker: Breaker,
         prices: Mapping[str, Price],
         worker: str,
+        trace_content: bool = False,
+        deltas: DeltaBus | None = None,
     ) -> None:
         self._app = app
         self._providers = providers
@@ -62,6 +71,8 @@ class ModelActivities:
         self._breaker = breaker
         self._prices = prices
         self._worker = worker
+        self._trace_content = trace_content
+        self._deltas = deltas
         self._specs: OrderedDict[str, tuple[AgentSpec, ...]] = OrderedDict()
 
     @activity.defn
@@ -72,7 +83,7 @@ class ModelActivities:
         with heartbeats() as pulse:
             specs = await self._specs_of(call, run_id=run_id, execution_id=execution_id)
             conversation = self._transcripts.take(run_id)
-            attempt = _Attempt(self._transcripts, conversation, call, run_id, execution_id, pulse)
+            attempt = _Attempt(self._transcripts, conversation, call, run_id, execution_id, pulse, specs, self._deltas)
             try:
                 answer = await first_answer(
                     specs,
@@ -84,18 +95,35 @@ class ModelActivities:
                 )
                 passed = await guarded(answer.reply, answer.spec.output_guard, before=call.unfinished)
                 message = conversation.hear(fit(passed.reply.message))
+                if self._trace_content:
+                    self._show(attempt, message, finish=passed.reply.finish.value)
             except TranscriptError as error:
                 # A run that parks has no limit of attempts, and this is no outage to be waited for.
                 final = info.attempt >= TRANSCRIPT_ATTEMPTS
                 raise ApplicationError(str(error), type=TRANSCRIPT_LOST, non_retryable=final) from None
             finally:
                 self._transcripts.put(run_id, conversation)
-            return self._told(answer, passed, message)
+                attempt.close()
+            return self._told(call, answer, passed, message)
 
-    def _told(self, answer: Answer, passed: Guarded, message: AssistantMessage) -> ModelReply:
+    def _show(self, attempt: _Attempt, message: AssistantMessage, *, finish: str) -> None:
+        """Let the call's span say what was said, without what the tools declare as secret."""
+        tools = {part.name: tool for part in message.tool_calls if (tool := self._app.find_tool(part.name))}
+        values = {
+            value
+            for part in message.tool_calls
+            if part.name in tools
+            for value in secret_values(part.arguments, tools[part.name].spec.secrets)
+        }
+        shown = redact_model(message, ValueRedactor(values)) if values else message
+        for chat in attempt.chats:
+            chat.show(attempt.call, shown, finish=finish)
+
+    def _told(self, call: ModelCall, answer: Answer, passed: Guarded, message: AssistantMessage) -> ModelReply:
         """Return what history keeps of an answer, as the guards left it, its price included."""
         reply, reference = passed.reply, answer.spec.model
         cost = price(reply, model_reference=reference, provider=answer.provider, overrides=self._prices)
+        _count(call, reference, reply.usage, cost)
         log.info(
             "model_replied",
             model=reply.model,
@@ -165,6 +193,15 @@ class _Attempt:
     run_id: str
     execution_id: str
     pulse: Pulse
+    specs: Sequence[AgentSpec]
+    deltas: DeltaBus | None
+    chats: list[ChatSpan] = field(default_factory=list)
+    """Of the request that was answered."""
+
+    def close(self) -> None:
+        """End the span of the request that was answered."""
+        for chat in self.chats:
+            chat.end()
 
     async def ask(self, spec: AgentSpec, provider: Provider, *, deadline: Deadline) -> ProviderReply:
         """Bring the conversation to where the call wants it, in the provider's wire form, and have it answered."""
@@ -178,20 +215,59 @@ class _Attempt:
             encode=provider.encode,
         )
         received = 0
+        voice = self._voice(spec)
 
         def on_text(text: str) -> None:
             nonlocal received
             received += len(text)
             self.pulse.note({"characters": received})
+            if voice is not None:
+                voice.say(text)
 
         messages = self.conversation.items(provider.wire)
         cache = self._cache(spec, provider) if spec.prompt_caching else None
         shown = watched(spec.output_guard, on_text)
-        return await provider.call(spec, messages, timeout=deadline.left, on_text=shown, cache=cache)
+        chat = ChatSpan(spec, self.call, run_id=self.run_id)
+        try:
+            reply = await provider.call(spec, messages, timeout=deadline.left, on_text=shown, cache=cache)
+        except BaseException as error:  # a cancellation ends the span too
+            chat.failed(error)
+            raise
+        finally:
+            if voice is not None:
+                voice.end()
+        chat.replied(reply)
+        self.chats.append(chat)
+        return reply
+
+    def _voice(self, spec: AgentSpec) -> Voice | None:
+        """Return what tells viewers, if there may be any."""
+        if self.deltas is None or not may_be_heard(spec, self.call):
+            return None
+        place = next(place for place, one in enumerate(self.specs) if one is spec)
+        # Each model that is asked is an attempt to viewers, as they are to forget what the one before it said.
+        attempt = (activity.info().attempt - 1) * len(self.specs) + place + 1
+        return Voice(self.deltas, self.run_id, execution_id=self.execution_id, step=self.call.step, attempt=attempt)
 
     def _cache(self, spec: AgentSpec, provider: Provider) -> PromptCache:
         key = cache_key(spec, run_id=self.run_id, spec_digest=self.call.spec_digest)
         return PromptCache(key=key, sent=self.conversation.sent(provider.wire))
+
+
+def _count(call: ModelCall, model: str, usage: Usage, cost: Decimal | None) -> None:
+    labels = {"agent": call.agent, "model": model}
+    kinds = {
+        "input": usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens,
+        "cache_read": usage.cache_read_tokens,
+        "cache_write": usage.cache_write_tokens,
+        "output": usage.output_tokens,
+    }
+    for kind, count in kinds.items():
+        metrics.tokens.add(max(0, count), {**labels, "kind": kind})
+    if cost is None:
+        metrics.unpriced_calls.add(1, labels)
+    else:
+        metrics.cost.add(float(cost), labels)
 
 
 def cache_key(spec: AgentSpec, *, run_id: str, spec_digest: str) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from perdure import metrics
 from perdure.activities import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconciliation, ToolCall, ToolOutcome
 from perdure.app import App
 from perdure.caching import cache_key
@@ -27,6 +28,7 @@ from perdure.contracts import cut
 from perdure.errors import ToolError
 from perdure.schema import by_parameter, explain, read_arguments, write_result
 from perdure.tool import Effect, NotDone, Tool, ToolContext, ToolFunction
+from perdure.tracing import current_traceparent
 from perdure_activities.grants import find_grant
 from perdure_activities.heartbeat import Pulse, heartbeats
 from perdure_activities.tool_cache import ToolCache
@@ -73,6 +75,7 @@ class ToolActivities:
             arguments = read_arguments(tool, call.arguments)
         except ValidationError as error:
             problem = explain(error, call.tool, secrets=tool.spec.secrets)
+            _count_error(call, "invalid_arguments")
             return self._outcome(call, cut(problem, MAX_ERROR_BYTES), is_error=True)
         key = _key(tool, arguments, call) if self._cache else None
         if self._cache and key and (content := await self._cache.find(key)) is not None:
@@ -140,11 +143,13 @@ class ToolActivities:
     def _tool(self, call: ToolCall) -> Tool:
         tool = self._app.find_tool(call.tool)
         if tool is None:
+            _count_error(call, TOOL_MISSING)
             raise ApplicationError(f"this worker has no tool {call.tool!r}", type=TOOL_MISSING)
         return tool
 
     def _failed(self, call: ToolCall, why: str, *, retry: bool, kind: str) -> ToolOutcome:
         """Report a failure that certainly had no effect: to Temporal while it may be tried again, else to the model."""
+        _count_error(call, kind)
         if retry and activity.info().attempt < call.max_attempts:
             raise ApplicationError(why, type=kind)
         return self._outcome(call, cut(why, MAX_ERROR_BYTES), is_error=True)
@@ -153,6 +158,7 @@ class ToolActivities:
         """Report a failure that may have come after the effect."""
         if call.effect == Effect.ONCE:
             kind = STILL_RUNNING if isinstance(error, _StillRunningError) else "outcome_unknown"
+            _count_error(call, kind)
             raise ApplicationError(cut(why, MAX_ERROR_BYTES), type=kind, non_retryable=True) from error
         return self._failed(call, f"{call.tool} failed: {why}", retry=True, kind="tool_broke")
 
@@ -200,6 +206,11 @@ def _fits(content: str, call: ToolCall) -> bool:
     return len(content.encode("utf-8", "replace")) <= call.max_result_bytes
 
 
+def _count_error(call: ToolCall, kind: str) -> None:
+    # A worker without the tool knows no better than whoever asked for it which names there are.
+    metrics.tool_errors.add(1, {"tool": call.tool if kind != TOOL_MISSING else "?", "type": kind})
+
+
 def _seconds(call: ToolCall) -> str:
     return f"{call.timeout.total_seconds():g} s"
 
@@ -215,6 +226,7 @@ def _context(call: ToolCall, pulse: Pulse, cancelled: threading.Event) -> ToolCo
         agent=call.agent,
         user=call.user,
         org=call.org,
+        traceparent=current_traceparent() or call.trace,
         log=structlog.get_logger("perdure.tool").bind(run_id=run_id, call_id=call.call_id, tool=call.tool),
         _heartbeat=pulse.note,
         _cancelled=cancelled,

@@ -78,6 +78,15 @@ class RequiredAccess:
         sent = sent.strip()
         if scheme.lower() != "bearer" or not sent:
             raise UnauthenticatedError(HOW)
+        return await self.holder_of(sent, request)
+
+    async def holder_of(self, sent: str, request: Request) -> Principal:
+        """Return whom a key or token names; raises as `principal`.
+
+        Args:
+            sent: The key or token.
+            request: What it came with.
+        """
         try:
             return await self._principal(sent)
         except _RefusedError as refused:
@@ -142,6 +151,16 @@ async def authorise(
         PerdureError: Who calls cannot be told now, as `RequiredAccess.principal`.
     """
     principal = await access.principal(request, page=page)
+    permit(principal, scope, all_orgs=all_orgs)
+    return principal
+
+
+def permit(principal: Principal, scope: Scope, *, all_orgs: bool = False) -> None:
+    """Let a caller do what the scope stands for; arguments as for `authorise`.
+
+    Raises:
+        PermissionDeniedError: The caller does not have the scope, or is of an organisation.
+    """
     if not principal.may(scope):
         held = ", ".join(principal.scopes) or "none"
         raise PermissionDeniedError(f"this needs the scope {scope.value!r}; {principal.user!r} has: {held}")
@@ -149,7 +168,6 @@ async def authorise(
         raise PermissionDeniedError(
             f"this reaches every organisation: it takes a key of --all-orgs, and {principal.user!r} is of one"
         )
-    return principal
 
 
 class _RefusedError(Exception):

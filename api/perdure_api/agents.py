@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 
+from perdure.messages import JsonObject
 from perdure_api.pollers import Pollers, count_pollers
 from perdure_api.reach import Reach
 from perdure_api.schemas import AgentSummary, AgentTool
@@ -34,12 +35,19 @@ class Agents:
             for agent in self._reach.app.agents()
         ]
 
+    def argument_schema(self, tool: str) -> JsonObject | None:
+        """Return the JSON schema of a tool's arguments; None if only workers know the tool."""
+        found = self._reach.app.find_tool(tool)
+        return found.spec.input_schema if found else None
+
     async def pollers(self) -> Pollers:
         """Return how many workers ask Temporal for this task queue's work.
 
         Raises:
             ServerUnreachableError: Temporal does not answer.
         """
-        queue = self._reach.settings.task_queue
-        rated = [rated.name for rated in self._reach.app.rated_queues(queue)]
-        return await count_pollers(self._reach.client, queue, rated=rated)
+        return await count_pollers(self._reach.client, self._reach.settings.task_queue, rated=self.rated_queues())
+
+    def rated_queues(self) -> builtins.list[str]:
+        """Return the queues of tools and providers that have a rate."""
+        return [rated.name for rated in self._reach.app.rated_queues(self._reach.settings.task_queue)]

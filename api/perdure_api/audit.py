@@ -70,6 +70,15 @@ class Audit:
         """
         self._store = store
 
+    async def reach(self) -> None:
+        """Return if the store answers now.
+
+        Raises:
+            AuditNotConfiguredError: There is no audit.
+            AuditError: The store does not answer.
+        """
+        await self._opened().manifest()
+
     async def page(
         self, query: AuditQuery, *, org: str | None, limit: int = 100, page_token: str | None = None
     ) -> AuditPage:

@@ -93,7 +93,7 @@ class Executions:
                 with temporal_errors(run_id=run_id):
                     await self._handle(run_id).result()
 
-    async def end(self, description: WorkflowExecutionDescription) -> RunResult:
+    async def end(self, description: WorkflowExecution) -> RunResult:
         """Return how a run that has ended did so, and what it had by then."""
         handle = self._client.get_workflow_handle_for(AgentRun.run, description.id, run_id=description.run_id)
         outside = RunResult(status=visibility.status(description), totals=known_totals(description))
@@ -136,7 +136,7 @@ class Executions:
         return self._client.get_workflow_handle_for(AgentRun.run, run_id)
 
 
-def known_totals(description: WorkflowExecutionDescription) -> Totals:
+def known_totals(description: WorkflowExecution) -> Totals:
     """Return what visibility knows of a run's use."""
     attributes = description.typed_search_attributes
     return Totals(steps=attributes.get(STEPS) or 0, cost_usd=Decimal(str(attributes.get(COST) or 0)))

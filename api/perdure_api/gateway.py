@@ -13,7 +13,9 @@ from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
 from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
+from perdure_api.health import Health
 from perdure_api.reach import Reach
+from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
 from perdure_api.schedules import Schedules
 from perdure_api.usage import Usage
@@ -27,7 +29,9 @@ class Gateway:
     grants: Grants
     agents: Agents
     usage: Usage
+    health: Health
     feedback: FeedbackBook
+    recovery: Recovery
     schedules: Schedules
 
     def __init__(
@@ -56,7 +60,9 @@ class Gateway:
         self.grants = Grants(reach)
         self.agents = Agents(reach)
         self.usage = Usage(reach)
+        self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
+        self.recovery = Recovery(reach)
         self.schedules = Schedules(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:

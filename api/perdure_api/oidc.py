@@ -105,12 +105,20 @@ class Issuer:
             raise InvalidTokenError(f"the token is signed with a key that {self.name} does not publish")
         return keys[key_id]
 
+    async def reach(self) -> None:
+        """Return if the issuer's keys can be had now.
+
+        Raises:
+            IssuerUnreachableError: They cannot.
+        """
+        await self._fetch_keys(self.name)
+
     async def _fetch_keys(self, _: str) -> dict[str, PyJWK]:
         try:
             async with httpx2.AsyncClient(timeout=FETCH_TIMEOUT.total_seconds()) as http:
                 if self._jwks_url is None:
                     self._jwks_url = await self._discover(http)
-                document = await _fetch(http, self._jwks_url)
+                document = await fetch_document(http, self._jwks_url)
             keys = PyJWKSet.from_dict(document).keys
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, jwt.PyJWTError) as error:
             raise IssuerUnreachableError(f"the keys of {self.name} cannot be had now: {error}") from error
@@ -118,7 +126,7 @@ class Issuer:
 
     async def _discover(self, http: httpx2.AsyncClient) -> str:
         """Return where the issuer says that its keys are (OpenID Connect Discovery 1.0)."""
-        document = await _fetch(http, self.name.rstrip("/") + DISCOVERY)
+        document = await fetch_document(http, self.name.rstrip("/") + DISCOVERY)
         if document.get("issuer") != self.name:
             raise ValueError(f"its discovery document is of {document.get('issuer')!r}")
         url = document.get("jwks_uri")
@@ -127,7 +135,8 @@ class Issuer:
         return url
 
 
-async def _fetch(http: httpx2.AsyncClient, url: str) -> dict[str, Any]:
+async def fetch_document(http: httpx2.AsyncClient, url: str) -> dict[str, Any]:
+    """Return a JSON object of the issuer's; raises ValueError or an HTTP error if there is none."""
     async with http.stream("GET", url) as response:
         if response.status_code != httpx2.codes.OK:
             raise ValueError(f"{url} answered {response.status_code}")

@@ -18,6 +18,7 @@ def corrected(document: dict[str, Any]) -> dict[str, Any]:
                     response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
     document["components"]["securitySchemes"] = SECURITY_SCHEMES
     _correct_durations(document["components"]["schemas"])
+    _correct_durations(document["paths"])
     return document
 
 

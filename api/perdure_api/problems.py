@@ -37,7 +37,7 @@ from perdure.errors import (
     UnauthenticatedError,
     UnknownAgentError,
 )
-from perdure_api.schemas import Answer
+from perdure_api.schemas import Answer, DownDependency
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +87,8 @@ class Problem(Answer):
     """For people: what is wrong, which value, what would be right."""
     errors: tuple[FieldProblem, ...] = ()
     """The values that are wrong, for a request that does not fit its schema."""
+    down: tuple[DownDependency, ...] = ()
+    """Of `/readyz`: what does not answer, and since when."""
 
 
 def problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
@@ -135,8 +137,9 @@ async def _refused(request: Request, error: PerdureError) -> Response:
         log.warning("request_refused", path=request.url.path, error=str(error), cause=str(error.__cause__))
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
     title = (type(error).__doc__ or "").strip()
+    down = getattr(request.state, "down", ())
     return _response(
-        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error)),
+        Problem(type=f"urn:perdure:problem:{name}", title=title, status=status, detail=str(error), down=down),
         headers=_headers(error, status),
     )
 
@@ -196,5 +199,5 @@ async def _unexpected(_: Request, __: Exception) -> Response:
 
 def _response(problem: Problem, *, headers: Mapping[str, str] | None = None) -> Response:
     # ASCII, as a message may repeat half a surrogate pair out of the request.
-    content = json.dumps(problem.model_dump(exclude_defaults=True))
+    content = json.dumps(problem.model_dump(mode="json", exclude_defaults=True))
     return Response(content, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Final, Literal
 
+import structlog
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
@@ -30,6 +31,7 @@ from perdure.redaction import redacted
 from perdure.schedule import PreparedRun
 from perdure.search_attributes import MEMO_REQUEST
 from perdure_api import visibility
+from perdure_api.agent_span import agent_span
 from perdure_api.authority import commissioned, signed, speaker
 from perdure_api.executions import known_totals
 from perdure_api.feedback import feedback_of
@@ -57,10 +59,13 @@ from perdure_api.starts import (
     start_workflow,
     summary_of,
 )
+from perdure_api.superseded import current
 from perdure_api.terms import with_terms
 from perdure_workflows.state import RunArguments
 
 MAX_PAGE: Final = 1000
+
+log = structlog.get_logger(__name__)
 
 
 class Runs:
@@ -91,14 +96,15 @@ class Runs:
         request = request_digest(new)
         arguments = await self._prepared(new)
         try:
-            await start_workflow(
-                self._reach.client,
-                arguments,
-                run_id=chosen,
-                task_queue=self._reach.settings.task_queue,
-                request=request,
-                priority=new.priority,
-            )
+            with agent_span(arguments, run_id=chosen) as trace:
+                await start_workflow(
+                    self._reach.client,
+                    arguments.model_copy(update={"trace": trace}),
+                    run_id=chosen,
+                    task_queue=self._reach.settings.task_queue,
+                    request=request,
+                    priority=new.priority,
+                )
         except WorkflowAlreadyStartedError as error:
             description = await self._reach.executions.describe(chosen)
             if await description.memo_value(MEMO_REQUEST, "", type_hint=str) != request:
@@ -106,12 +112,15 @@ class Runs:
                     f"another request has already started run {chosen!r}; a new request needs a new key"
                 ) from error
             return StartedRun(run_id=chosen, created=False)
+        log.info("run_started", run_id=chosen, agent=arguments.spec.name, user=arguments.user, org=arguments.org)
         return StartedRun(run_id=chosen, created=True)
 
-    async def prepare(self, new: NewRun) -> PreparedRun:
-        """Return what a run would start with now, for who starts it later or elsewhere; raises as `start`."""
+    async def prepare(self, new: NewRun, *, run_id: str) -> PreparedRun:
+        """Return what a run of that id would start with now, for who starts it elsewhere; raises as `start`."""
         new = commissioned(self._reach.principal, new)
         arguments = await self._prepared(new)
+        with agent_span(arguments, run_id=run_id) as trace:
+            arguments = arguments.model_copy(update={"trace": trace})
         keys = new.priority.keys(org=arguments.org)
         return PreparedRun(
             arguments=arguments,
@@ -123,6 +132,10 @@ class Runs:
             priority_key=keys.priority_key,
             fairness_key=keys.fairness_key,
         )
+
+    async def check(self, new: NewRun) -> None:
+        """Refuse what could not be started now; raises as `start`."""
+        await self._prepared(commissioned(self._reach.principal, new))
 
     async def _prepared(self, new: NewRun) -> RunArguments:
         arguments = run_arguments(new, self._reach.app, self._reach.principal)
@@ -146,6 +159,7 @@ class Runs:
             feedback=await feedback_of(self._reach, run_id),
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
+            trace_id=await visibility.trace_id(description),
         )
         return await redacted(await self._as_it_is(detail, description), self._reach.redactor)
 
@@ -174,8 +188,9 @@ class Runs:
         )
         with temporal_errors():
             await rows.fetch_next_page()
+            found = await current(self._reach.client, rows.current_page or ())
         # The query asks for the organisation, but some databases compare texts as if a and A were the same.
-        owned = [row for row in rows.current_page or () if self._reach.executions.owns(row)]
+        owned = [row for row in found if self._reach.executions.owns(row)]
         items = [await redacted(await visibility.summary(row), self._reach.redactor) for row in owned]
         return RunPage(items=tuple(items), next_page_token=visibility.encode_token(rows.next_page_token, query=query))
 

@@ -85,7 +85,7 @@ class Schedules:
             PerdureError: The run could not be started now, as `Runs.start` says.
         """
         run = commissioned(self._reach.principal, new.run)
-        await self._runs.prepare(run)
+        await self._runs.check(run)
         now = datetime.now(UTC)
         start = ScheduledStart(
             schedule_id=schedule_id(new.name, org=run.org),
@@ -154,7 +154,7 @@ class Schedules:
         start = await _start_of(description)
         run = None if change.run is None else commissioned(self._reach.principal, change.run)
         if run is not None:
-            await self._runs.prepare(run)
+            await self._runs.check(run)
             if schedule_id(start.name, org=run.org) != start.schedule_id:
                 raise ConflictError(f"schedule {start.name!r} starts runs of its own organisation; make another one")
             start = start.model_copy(update={"principal": self._reach.principal, "request": _kept(run)})

@@ -89,6 +89,16 @@ class StartedRun(RunReference):
     """False: an earlier request with the same idempotency key had started it."""
 
 
+class DownDependency(Answer):
+    """Something that this process depends on, and that does not answer."""
+
+    name: str
+    """`temporal`, `workers`, `redis`, `audit` or `oidc`."""
+    detail: str
+    since: datetime
+    """When this process first found it so."""
+
+
 class RunFilter(Request):
     """Which runs to list; a field left out lets every run pass."""
 
@@ -98,6 +108,8 @@ class RunFilter(Request):
     user: SearchKey | None = None
     org: SearchKey | None = None
     session_id: SearchKey | None = None
+    error: SearchKey | None = None
+    """Of a failed run: its error's type, as in `model_timeout`."""
 
 
 class RunSummary(Answer):
@@ -120,6 +132,8 @@ class RunSummary(Answer):
     """As `steps`. None: nobody has a price for a model that was called, so the cost is not known."""
     waiting_for: tuple[str, ...] = ()
     """Ids of the pending approvals."""
+    error_type: str | None = None
+    """Of a failed run, as in `model_timeout`."""
 
 
 class RunPage(Answer):
@@ -176,6 +190,8 @@ class RunDetail(RunSummary):
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None
     """The run in the Temporal Web UI."""
+    trace_id: str | None = None
+    """Of the run's trace, 32 hexadecimal digits; None: it was started without one."""
 
     @computed_field
     def cached_share(self) -> float | None:

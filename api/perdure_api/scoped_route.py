@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import structlog
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
@@ -58,7 +59,10 @@ class ScopedRoute(APIRoute):
         scope, all_orgs, handle = Scope(said[FIELD]), ALL_ORGS in said, super().get_route_handler()
 
         async def admitted(request: Request) -> Response:
-            request.state.principal = await self.admit(request, scope, all_orgs=all_orgs)
+            principal = request.state.principal = await self.admit(request, scope, all_orgs=all_orgs)
+            run_id = request.path_params.get("run_id")
+            ids = {"user": principal.user, "org": principal.org, "run_id": run_id}
+            structlog.contextvars.bind_contextvars(**{name: value for name, value in ids.items() if value is not None})
             return await handle(request)
 
         return admitted

@@ -29,12 +29,14 @@ from perdure.search_attributes import (
     MEMO_INPUT,
     MEMO_REQUEST,
     MEMO_STARTED,
+    MEMO_TRACE,
     ORG,
     SESSION,
     STATUS,
     USER,
     VERSION,
 )
+from perdure.tracing import trace_id_of
 from perdure_api.authority import roles_of
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.schemas import NewRun
@@ -154,7 +156,9 @@ def attributes_of(arguments: RunArguments) -> dict[SearchAttributeKey[str], str]
 
 def memo_of(arguments: RunArguments, request: str) -> dict[str, str]:
     """Return the memo that a run starts with, but for the time."""
-    return {MEMO_INPUT: arguments.input[:LISTED_INPUT], MEMO_REQUEST: request}
+    trace_id = trace_id_of(arguments.trace)
+    shown = {MEMO_TRACE: trace_id} if trace_id else {}
+    return {**shown, MEMO_INPUT: arguments.input[:LISTED_INPUT], MEMO_REQUEST: request}
 
 
 def first_status(arguments: RunArguments) -> RunStatus:
@@ -182,6 +186,7 @@ def details_of(arguments: RunArguments) -> str:
         "user": arguments.user,
         "org": arguments.org,
         "session": arguments.session_id,
+        "trace": trace_id_of(arguments.trace),
     }
     lines = [f"- {name}: `{value.replace('`', ' ')}`" for name, value in facts.items() if value]
     # Indented by four, Markdown shows a text as it is, whatever it holds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -26,10 +26,12 @@ from perdure.search_attributes import (
     AGENT,
     APPROVALS,
     COST,
+    ERROR,
     MEMO_APPROVALS,
     MEMO_INPUT,
     MEMO_STARTED,
     MEMO_STEERING,
+    MEMO_TRACE,
     ORG,
     ORIGIN,
     SESSION,
@@ -60,10 +62,28 @@ def run_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
             f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
             "ExecutionStatus != 'ContinuedAsNew'",  # earlier executions of a run that goes on
             *_equals({AGENT: wanted.agent, VERSION: wanted.version} | {USER: wanted.user, SESSION: wanted.session_id}),
+            *_equals({ERROR: wanted.error}),
             *_of_orgs(orgs),
             *([_has_status(wanted.status)] if wanted.status else []),
         ]
     )
+
+
+def open_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for those of these runs that go on; organisations as in `run_query`."""
+    return f"{run_query(wanted, orgs=orgs)} AND ExecutionStatus = 'Running'"
+
+
+def ended_query(wanted: RunFilter, *, orgs: tuple[str, ...], since: datetime, until: datetime) -> str:
+    """Return the visibility query for those of these runs that ended within a time, whatever became of them."""
+    runs = run_query(wanted.model_copy(update={"status": None}), orgs=orgs)
+    return f"{runs} AND CloseTime BETWEEN {_quoted(since.isoformat())} AND {_quoted(until.isoformat())}"
+
+
+def executions_query(run_ids: Sequence[str]) -> str:
+    """Return the visibility query for all executions of these runs but those that continue-as-new has left."""
+    ids = ", ".join(map(_quoted, run_ids))
+    return f"WorkflowId IN ({ids}) AND ExecutionStatus != 'ContinuedAsNew'"
 
 
 def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
@@ -165,6 +185,7 @@ async def summary(execution: WorkflowExecution) -> RunSummary:
         ended_at=execution.close_time,
         steps=steps or 0,
         cost_usd=None if steps and cost is None else Decimal(str(cost or 0)),
+        error_type=attributes.get(ERROR),
         waiting_for=tuple(attributes.get(APPROVALS) or ()) if is_open(execution) else (),
     )
 
@@ -203,6 +224,11 @@ def is_open(execution: WorkflowExecution) -> bool:
 async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
     """Return what the run last wrote about its approvals."""
     return await execution.memo_value(MEMO_APPROVALS, ApprovalsMemo(), type_hint=ApprovalsMemo)
+
+
+async def trace_id(execution: WorkflowExecution) -> str | None:
+    """Return the id of the run's trace, if it was started with one."""
+    return await execution.memo_value(MEMO_TRACE, None, type_hint=str)
 
 
 async def inbox_memo(execution: WorkflowExecution) -> ApprovalsMemo:

@@ -229,6 +229,7 @@ class Activities:
             usage=self.totals.usage + reply.usage,
             cost_usd=self.totals.cost_usd + (reply.cost_usd or 0),
             unpriced_calls=self.totals.unpriced_calls + (reply.cost_usd is None),
+            tool_errors=self.totals.tool_errors,
         )
         return ModelReplied(
             **_attempts(scheduled, stamp),

@@ -20,7 +20,7 @@ from perdure.budget import Refusal
 from perdure.contracts import RunError, RunStatus, Totals, Usage
 from perdure.messages import Frozen, JsonObject
 
-_EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,18})(?:\.([1-9]\d{0,8}))?", re.ASCII)
+_EVENT_ID = re.compile(r"(\d{1,9})(?:r([1-9]\d{0,8}))?\.(\d{1,18})(?:\.([1-9]\d{0,8}))?", re.ASCII)
 
 
 class EventId(NamedTuple):
@@ -28,6 +28,8 @@ class EventId(NamedTuple):
 
     execution: int
     """0 for the run's first execution; continue-as-new starts the next."""
+    resets: int
+    """How often it was reset by then: what comes after a reset has Temporal's ids of what it takes the place of."""
     history_event: int
     """Temporal's id of the history event that it follows from."""
     part: int = 0
@@ -42,11 +44,12 @@ class EventId(NamedTuple):
         """
         match = _EVENT_ID.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is not an event id; one looks like '0.17', or '0.17.1'")
+            raise ValueError(f"{text!r} is not an event id; one looks like '0.17', '0.17.1', or '0r1.17' after a reset")
         return cls(*(int(number or 0) for number in match.groups()))
 
     def __str__(self) -> str:
-        place = f"{self.execution}.{self.history_event}"
+        resets = f"r{self.resets}" if self.resets else ""
+        place = f"{self.execution}{resets}.{self.history_event}"
         return f"{place}.{self.part}" if self.part else place
 
 
@@ -54,8 +57,8 @@ class Event(Frozen):
     """What every event says."""
 
     id: str
-    """`{execution}.{history event}[.{part}]`; `EventId.parse` makes it comparable. An SSE client sends it back as
-    Last-Event-ID to go on behind it."""
+    """`{execution}[r{resets}].{history event}[.{part}]`; `EventId.parse` makes it comparable. An SSE client sends it
+    back as Last-Event-ID to go on behind it."""
     at: datetime
     step: int | None = None
     """The step it belongs to; None for what concerns the whole run."""
@@ -104,6 +107,8 @@ class RunReset(Event):
     kind: Literal["run.reset"] = "run.reset"
     execution_id: str
     """Temporal's run id of the old execution."""
+    by: str = ""
+    """Who had it retried; empty for a reset by other means."""
     reason: str = ""
 
 

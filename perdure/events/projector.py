@@ -47,8 +47,10 @@ from perdure.events.stamp import Stamp
 from perdure.events.steering import SteeringLog
 from perdure.ledger.contracts import ANSWER_SIGNAL, LedgerAnswer
 from perdure.oversight import ApprovalsMemo, Decision, SteeringMemo
+from perdure.recovery import ResetNote
 from perdure.search_attributes import MEMO_APPROVALS, MEMO_BUDGET, MEMO_RESULT, MEMO_STEERING
 
+_RESET: Final = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
 _HARMLESS_TASK_FAILURES: Final = (
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND,  # a signal came in between: done again
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
@@ -71,6 +73,7 @@ class Projector:
         self._notices = NoticeLog()
         self._budgets = BudgetLog()
         self._memo_result: RunResult | None = None
+        self._resets = 0
 
     def feed(self, event: HistoryEvent) -> tuple[RunEvent, ...]:
         """Take in the next history event, its payloads decoded, and return what it says."""
@@ -78,7 +81,10 @@ class Projector:
         handler = _HANDLERS.get(name or "")
         if name is None or handler is None:
             return ()
-        stamp = Stamp(event, execution=self._execution)
+        if event.workflow_task_failed_event_attributes.cause == _RESET:
+            note = ResetNote.read(event.workflow_task_failed_event_attributes.failure.message)
+            self._resets = max(self._resets + 1, note.resets if note else 0)
+        stamp = Stamp(event, execution=self._execution, resets=self._resets)
         return tuple(handler(self, getattr(event, name), stamp))
 
     def _started(self, started: WorkflowExecutionStartedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
@@ -143,9 +149,14 @@ class Projector:
         )
 
     def _task_failed(self, failed: WorkflowTaskFailedEventAttributes, stamp: Stamp) -> Iterator[RunEvent]:
-        if failed.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW:
+        if failed.cause == _RESET:
+            note = ResetNote.read(failed.failure.message)
             yield RunReset(
-                id=stamp.next_id(), at=stamp.at, execution_id=failed.base_run_id, reason=failed.failure.message
+                id=stamp.next_id(),
+                at=stamp.at,
+                execution_id=failed.base_run_id,
+                by=note.by if note else "",
+                reason=note.reason if note else failed.failure.message,
             )
         elif failed.cause not in _HARMLESS_TASK_FAILURES:
             cause = short_name(WorkflowTaskFailedCause, failed.cause)

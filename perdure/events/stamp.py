@@ -13,8 +13,8 @@ from perdure.events.event import EventId
 class Stamp:
     """Numbers and dates the events of one history event."""
 
-    def __init__(self, event: HistoryEvent, *, execution: int) -> None:
-        self._place = EventId(execution, event.event_id)
+    def __init__(self, event: HistoryEvent, *, execution: int, resets: int = 0) -> None:
+        self._place = EventId(execution, resets, event.event_id)
         self.history_event: Final = event.event_id
         self.at: Final = event.event_time.ToDatetime(tzinfo=UTC)
 

@@ -41,6 +41,7 @@ def tool_context(
         agent=agent,
         user=user,
         org=org,
+        traceparent="",
         log=structlog.get_logger("perdure.tool").bind(run_id=run_id, call_id=call_id),
         _heartbeat=_no_heartbeat,
         _cancelled=flag,

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from temporalio.client import Client
 
 from perdure import App, ToolContext
+from perdure.deltas import DeltaBus
 from perdure.principal import Scope
 from perdure.settings import Settings
 from perdure.testing import eventually
@@ -53,11 +54,14 @@ class Api:
     app: App = field(default_factory=shop)
     settings: Settings = field(default_factory=lambda: Settings(task_queue=f"queue-{uuid.uuid4().hex[:12]}"))
     login_failures: LoginFailures | None = None
+    deltas: DeltaBus | None = None
     http: httpx2.AsyncClient = field(init=False)
     asgi: FastAPI = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asgi = create_app(self.app, self.settings, client=self.temporal, login_failures=self.login_failures)
+        self.asgi = create_app(
+            self.app, self.settings, client=self.temporal, login_failures=self.login_failures, deltas=self.deltas
+        )
         transport = httpx2.ASGITransport(app=self.asgi, raise_app_exceptions=False)
         self.http = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
 
@@ -118,10 +122,11 @@ class Api:
         return await eventually(over, within=timedelta(seconds=20), what="the run's end")
 
     @asynccontextmanager
-    async def worker(self, script: Script) -> AsyncIterator[None]:
-        """Run a worker whose model answers by a script."""
+    async def worker(self, model: Script | InProcessModel) -> AsyncIterator[None]:
+        """Run a worker whose model answers by a script, or is one of its own."""
         queue = self.settings.task_queue
-        async with serving(self.temporal, self.app, InProcessModel(script), task_queue=queue, cached_runs=100):
+        model = model if isinstance(model, InProcessModel) else InProcessModel(model)
+        async with serving(self.temporal, self.app, model, task_queue=queue, cached_runs=100, deltas=self.deltas):
             yield
 
     @asynccontextmanager

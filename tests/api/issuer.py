@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import socket
 import time
@@ -11,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
 
 import jwt
 import uvicorn
@@ -59,6 +62,8 @@ class TestIssuer:
     """Who the discovery document says it is of."""
     asked: list[str] = field(default_factory=list)
     """Paths of the requests."""
+    codes: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """Codes of logins, each with its challenge (RFC 7636) and the tokens that it is good for."""
     broken: bool = False
     """Whether it answers 500."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,13 +99,26 @@ class TestIssuer:
         payload = {name: value for name, value in given.items() if value is not None}
         return jwt.encode(payload, self.key, algorithm=self.algorithm, headers={"kid": self.key_id, **(headers or {})})
 
+    async def _redeemed(self, receive: Receive) -> dict[str, str] | None:
+        """Return the tokens of the code that a request names, if it also proves that it asked for it."""
+        sent = dict(parse_qsl((await receive()).get("body", b"").decode()))
+        challenge, tokens = self.codes.pop(sent.get("code", ""), ("", {}))
+        proof = base64.urlsafe_b64encode(hashlib.sha256(sent.get("code_verifier", "").encode()).digest())
+        return tokens if proof.rstrip(b"=").decode() == challenge else None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         self.asked.append(scope["path"])
         await self.gate.wait()
         documents = {
-            "/.well-known/openid-configuration": {"issuer": self.named, "jwks_uri": f"{self.url}/keys"},
+            "/.well-known/openid-configuration": {
+                "issuer": self.named,
+                "jwks_uri": f"{self.url}/keys",
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+            },
             "/keys": {"keys": self.keys},
+            "/token": await self._redeemed(receive) if scope["path"] == "/token" else None,
         }
         document = documents.get(scope["path"])
         status = 500 if self.broken else 200 if document else 404

@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import socket
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog.testing
 from google.protobuf.json_format import MessageToDict
 from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from perdure.codec import ZstdCodec, data_converter
 from perdure.testing import eventually
 from perdure_api.pollers import Pollers, count_pollers
 from perdure_workers.dev_server import find_temporal
-from tests.api.conftest import Api
+from tests.api.conftest import Api, required
 from tests.harness import answer, in_turns
 
 
@@ -34,6 +36,27 @@ async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
     assert (before.status_code, after) == (503, True)
     assert before.json()["type"] == "urn:perdure:problem:no-worker"
     assert "perdure worker" in before.json()["detail"]
+
+
+async def test_what_is_down_is_named_and_since_when(client: Client, tmp_path: Path) -> None:
+    """A moment stays while a thing is down; what runs can do without does not make the API unready."""
+    api = Api(client, settings=required(redis_url="redis://127.0.0.1:1", audit_url=(tmp_path / "none").as_uri()))
+    async with api.http:
+        first = await api.http.get("/readyz")
+        second = await api.http.get("/readyz")
+        async with api.worker(in_turns(answer("hello"))):
+
+            async def ready() -> Any:
+                response = await api.http.get("/readyz")
+                return response.json() if response.status_code == 200 else {}
+
+            degraded = await eventually(ready, within=timedelta(seconds=10), what="a polling worker")
+
+    assert first.status_code == 503
+    assert [one["name"] for one in first.json()["down"]][:2] == ["workers", "redis"]
+    assert first.json()["down"] == second.json()["down"]
+    assert degraded["down"][0] == first.json()["down"][1]
+    assert "127.0.0.1:1" not in str(degraded)
 
 
 async def test_a_rate_that_no_worker_knows_is_told(api: Api) -> None:

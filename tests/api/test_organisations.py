@@ -18,7 +18,9 @@ from perdure.messages import Message
 from perdure.oversight import Decision
 from perdure.principal import ANYONE, OPERATOR, Principal, Scope
 from perdure_activities.providers.provider import ProviderReply
+from perdure_api.feedback_schemas import FeedbackRequest
 from perdure_api.gateway import Gateway
+from perdure_api.recovery_schemas import RetryRequest
 from perdure_api.schemas import (
     DecisionRequest,
     HoldRequest,
@@ -79,6 +81,8 @@ REQUESTS: dict[str, Any] = {
     "resume": HoldRequest(),
     "decide": DecisionRequest(decision="approve"),
     "revoke_for_run": RevokeRequest(),
+    "give": FeedbackRequest(score=1),
+    "retry": RetryRequest(),
 }
 ARGUMENTS: dict[str, Any] = {"approval_id": "c1-x", "grant_id": "g1", "timeout": timedelta(seconds=1)}
 

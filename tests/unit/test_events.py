@@ -66,8 +66,10 @@ def record(kind: str, approval_id: str = "c2-abc", **fields: Any) -> ApprovalRec
     )
 
 
-@given(st.tuples(NUMBERS, NUMBERS, NUMBERS), st.tuples(NUMBERS, NUMBERS, NUMBERS))
-def test_ids_written_and_read_again_keep_their_order(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+@given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS))
+def test_ids_written_and_read_again_keep_their_order(
+    one: tuple[int, int, int, int], other: tuple[int, int, int, int]
+) -> None:
     """A Last-Event-ID says exactly where to go on."""
     first, second = EventId.parse(str(EventId(*one))), EventId.parse(str(EventId(*other)))
 

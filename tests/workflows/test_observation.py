@@ -13,13 +13,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from perdure import App, ToolContext
+from perdure import App, ToolContext, tracing
 from perdure.errors import SettingsError
 from perdure.messages import Message
 from perdure.telemetry import configure_tracing
 from perdure.telemetry_redaction import LogRedaction, SpanRedaction
 from perdure_activities.providers.provider import ProviderReply
-from perdure_workers import interceptors
 from tests.harness import InProcessModel, agent, answer, in_turns, pending, serving, start, wish
 
 
@@ -27,7 +26,7 @@ async def test_model_and_tool_calls_are_spans_without_content(client: Client, mo
     """Names and attributes follow the conventions for generative AI."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(tracing, "tracer", provider.get_tracer("test"))
     app = App()
 
     @app.tool()
@@ -43,14 +42,23 @@ async def test_model_and_tool_calls_are_spans_without_content(client: Client, mo
         await handle.result()
 
     spans = exporter.get_finished_spans()
-    assert [span.name for span in spans] == ["chat tester", "execute_tool find", "chat tester"]
+    assert [span.name for span in spans] == [
+        "chat scripted",
+        "call_model",
+        "execute_tool find",
+        "chat scripted",
+        "call_model",
+        "run tester",
+    ]
     attributes = [dict(span.attributes or {}) for span in spans]
     assert {each["gen_ai.conversation.id"] for each in attributes} == {handle.id}
     assert attributes[0]["gen_ai.usage.input_tokens"] == 10
-    assert attributes[0]["perdure.model"] == "in-process:scripted"
-    assert attributes[0]["perdure.skipped_models"] == ()
-    assert attributes[1]["gen_ai.tool.name"] == "find"
-    assert attributes[2]["gen_ai.response.finish_reasons"] == ("stop",)
+    assert attributes[1]["perdure.model"] == "in-process:scripted"
+    assert attributes[1]["perdure.skipped_models"] == ()
+    assert attributes[2]["gen_ai.tool.name"] == "find"
+    assert attributes[3]["gen_ai.response.finish_reasons"] == ("stop",)
+    assert attributes[5]["perdure.status"] == "completed"
+    assert len({span.context.trace_id for span in spans if span.context}) == 1
     assert "secret" not in str(attributes).lower()
 
 
@@ -58,7 +66,7 @@ async def test_a_span_names_the_models_that_did_not_answer(client: Client, monke
     """Which of the agent's models the call is for, and by what name of an error the others were passed over."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(tracing, "tracer", provider.get_tracer("test"))
     app, asked = App(), list[int]()
     app.add(agent(fallbacks=("in-process:spare",)))
 
@@ -71,7 +79,9 @@ async def test_a_span_names_the_models_that_did_not_answer(client: Client, monke
     async with serving(client, app, InProcessModel(second_time)) as settings:
         await (await start(client, app, settings)).result()
 
-    [span] = exporter.get_finished_spans()
+    first, second, span, _ = exporter.get_finished_spans()
+    assert [each.name for each in (first, second)] == ["chat scripted", "chat spare"]
+    assert (first.attributes or {})["error.type"] == "model_overloaded"
     assert span.attributes is not None
     assert span.attributes["perdure.model"] == "in-process:spare"
     assert span.attributes["perdure.skipped_models"] == ("in-process:scripted: model_overloaded",)
@@ -92,7 +102,7 @@ async def test_logs_and_spans_of_a_call_show_no_secret_argument(
     """Neither the tool's own lines, nor ours, nor those of Temporal's SDK about a failure that repeats it."""
     written, exporter, provider = io.StringIO(), InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SpanRedaction(SimpleSpanProcessor(exporter)))
-    monkeypatch.setattr(interceptors, "tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(tracing, "tracer", provider.get_tracer("test"))
     handler = logging.StreamHandler(written)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -15,6 +15,8 @@ from temporalio.worker import Worker, WorkerConfig
 
 from perdure.app import App
 from perdure.codec import data_converter, require_encryption
+from perdure.deltas import DeltaBus
+from perdure.deltas.opening import delta_bus
 from perdure.errors import ConfigurationError
 from perdure.outgoing import Outgoing
 from perdure.personal_data import load_redactor
@@ -28,6 +30,7 @@ from perdure_activities.model import ModelActivities
 from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
+from perdure_activities.recovery import reset_run
 from perdure_activities.tool_cache import tool_cache
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
@@ -44,6 +47,7 @@ from perdure_workflows.feedback import KeptFeedback
 from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
+from perdure_workflows.retry import Retry
 from perdure_workflows.scheduled_run import ScheduledRun
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -68,6 +72,7 @@ class Perdure(SimplePlugin):
         providers: Mapping[str, Provider] | None = None,
         breaker: Breaker | None = None,
         outgoing: Outgoing | None = None,
+        deltas: DeltaBus | None = None,
     ) -> None:
         """Assemble the runtime for one process.
 
@@ -77,6 +82,7 @@ class Perdure(SimplePlugin):
             providers: Model providers by prefix; default: the built-in ones.
             breaker: Keeps models that fail from being called; default: circuits as the settings have them.
             outgoing: Calls webhooks; default: at public addresses, and in the networks that the settings allow.
+            deltas: Carries what models say to viewers; default: the bus that the settings name, if they do.
         """
         settings = settings or Settings()
         if settings.policy is not None:
@@ -88,6 +94,7 @@ class Perdure(SimplePlugin):
         self.providers = dict(default_providers() if providers is None else providers)
         self.transcripts = Transcripts(max_bytes=settings.transcript_cache_mb * 1024 * 1024)
         self._circuits = breaker_for(settings)
+        self._deltas = deltas or delta_bus(settings)
         model = ModelActivities(
             app,
             providers=self.providers,
@@ -95,6 +102,8 @@ class Perdure(SimplePlugin):
             breaker=breaker or self._circuits,
             prices=settings.prices,
             worker=worker,
+            trace_content=settings.trace_content,
+            deltas=self._deltas if settings.pii == "off" else None,  # personal data is found in whole texts only
         )
         # Each queue that a rate needs has as many calls at a time as the worker's own.
         rated = sum(tool.spec.rate is not None for tool in app.tools())
@@ -125,9 +134,10 @@ class Perdure(SimplePlugin):
                 ApiKey,
                 Auditor,
                 Delivery,
+                KeptFeedback,
                 Ledger,
                 LedgerPage,
-                KeptFeedback,
+                Retry,
                 ScheduledRun,
             ],
             activities=[
@@ -144,8 +154,9 @@ class Perdure(SimplePlugin):
                 read_calendar,
                 deliver_answers,
                 inspect_holders,
+                reset_run,
             ],
-            interceptors=[Observation(app)],
+            interceptors=[Observation(app, trace_content=settings.trace_content)],
             workflow_runner=strict,
             run_context=self._serve,
         )
@@ -195,6 +206,8 @@ class Perdure(SimplePlugin):
             self._tools.close()
             await self._circuits.close()
             await self._cache.close()
+            if self._deltas is not None:
+                await self._deltas.close()
             await self._deliveries.close()
             for provider in self.providers.values():
                 await provider.close()

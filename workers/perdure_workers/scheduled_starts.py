@@ -43,7 +43,7 @@ class ScheduledStarts:
         try:
             principal = await self._principal(client, request.start.principal)
             gateway = Gateway(client, self._app, self._settings, principal=principal, outgoing=self._outgoing)
-            return await gateway.runs.prepare(NewRun.model_validate(request.start.request))
+            return await gateway.runs.prepare(NewRun.model_validate(request.start.request), run_id=request.run_id)
         except PerdureError as error:
             kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
             final = not isinstance(error, _PASSING)

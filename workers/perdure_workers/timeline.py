@@ -338,8 +338,13 @@ def _remark(event: RunEvent) -> tuple[str, str] | None:
         case RunContinued():
             return "continued", "in a new execution, as the history is full"
         case RunReset():
-            return "reset", f"what followed is done again {event.reason}"
+            return "reset", f"what followed is done again{_told_by(event)}"
     return None
+
+
+def _told_by(event: RunReset) -> str:
+    by = f", by {event.by}" if event.by else ""
+    return f"{by}: {event.reason}" if event.reason else by
 
 
 def _probe(event: ToolReconciled) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RawValue
@@ -23,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.notices import Notices
     from perdure_workflows.publication import Publication
     from perdure_workflows.purse import Purse
+    from perdure_workflows.renewal import Renewal
     from perdure_workflows.shortfall import Shortfall
     from perdure_workflows.signals import NO_PAYLOAD
     from perdure_workflows.state import RunArguments, RunState
@@ -42,7 +42,8 @@ class AgentRun:
         self._arguments = arguments
         self._state = state
         self._transcript = Transcript(state.transcript)
-        self._approvals = Approvals(state.approvals)
+        self._renewal = Renewal(arguments, state)
+        self._approvals = Approvals(state.approvals, self._renewal)
         self._steering = Steering(state.steering)
         self._notices = Notices(arguments)
         self._publication = Publication(state, self._approvals, self._steering, self._notices)
@@ -83,9 +84,8 @@ class AgentRun:
     async def _until_ended(self) -> RunResult:
         loop = asyncio.create_task(self._loop())
         showing = asyncio.create_task(self._publication.follow_steering())
-        remaining = max(timedelta(0), self._state.deadline - workflow.now())
         try:
-            await workflow.wait_condition(loop.done, timeout=remaining, timeout_summary="the run's deadline")
+            await self._renewal.wait_until(loop.done)
         except TimeoutError:
             if await self._interrupt(loop):
                 await self._purse.close()

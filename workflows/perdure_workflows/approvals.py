@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.grant import Grant
     from perdure.oversight import ApprovalRecord, ApprovalsMemo, Decision, PendingApproval, Revocation
     from perdure.secret_arguments import unmask_arguments
+    from perdure_workflows.renewal import Renewal
     from perdure_workflows.signals import MAX_QUOTED, NO_PAYLOAD, read_signal
     from perdure_workflows.state import ApprovalsState, Verdict
 
@@ -35,8 +36,15 @@ MAX_GRANTS: Final = 200
 class Approvals:
     """The run's questions to humans and the answers that count."""
 
-    def __init__(self, state: ApprovalsState) -> None:
+    def __init__(self, state: ApprovalsState, renewal: Renewal | None = None) -> None:
         self._state = state
+        self._renewal = renewal
+        self._renewed = False
+        """Deadlines changed, and nothing else that would have the memo written."""
+        self._early: dict[str, tuple[RawValue, bool]] = {}
+        """Decisions that a reset brings before the questions that they are about, and whether they approve."""
+        if renewal is not None:
+            renewal.then(self._renew)
 
     @property
     def pending(self) -> tuple[PendingApproval, ...]:
@@ -56,7 +64,7 @@ class Approvals:
     @property
     def changed(self) -> bool:
         """Whether the memo is behind."""
-        return bool(self._state.unpublished)
+        return bool(self._state.unpublished) or self._renewed
 
     def ask(self, approval: PendingApproval) -> None:
         """Put a question, or put it again after continue-as-new, which changes nothing."""
@@ -66,6 +74,9 @@ class Approvals:
         self._record(
             ApprovalRecord(kind="asked", at=approval.asked_at, approval_id=approval.approval_id, tool=approval.tool)
         )
+        if early := self._early.pop(approval.approval_id, None):
+            payload, approved = early
+            self.receive(payload, approved=approved, now=approval.asked_at)
 
     def receive(self, payload: RawValue, *, approved: bool, now: datetime) -> None:
         """Take a decision as a signal brought it: count it, or record why it does not."""
@@ -73,6 +84,9 @@ class Approvals:
             decision = _read(payload)
         except ValueError as error:
             self._ignore(str(error), Decision(), now=now)
+            return
+        if self._is_early(decision):
+            self._early[decision.approval_id] = payload, approved
             return
         if problem := self._why_not(decision, approved=approved, now=now):
             self._ignore(problem, decision, now=now)
@@ -87,6 +101,13 @@ class Approvals:
             self._edit(approval, decision)
         else:
             self._vote(approval, decision, now=now)
+
+    def after_reset(self, approval: PendingApproval) -> PendingApproval | None:
+        """Return a question whose deadline has passed as a reset has put it anew; None if none has."""
+        if self._renewal is not None:
+            self._renewal.renew_if_reset()
+        now_asked = self._state.pending.get(approval.approval_id)
+        return None if now_asked is None or now_asked.deadline == approval.deadline else now_asked
 
     def expire(self, approval_id: str, *, now: datetime) -> None:
         """Reject what nobody decided in time."""
@@ -200,6 +221,7 @@ class Approvals:
         pending = tuple(_abridged(approval.shown()) for approval in self.pending)
         memo = ApprovalsMemo(pending=pending, changes=tuple(self._state.unpublished))
         self._state.unpublished.clear()
+        self._renewed = False
         return memo
 
     def _why_not(self, decision: Decision, *, approved: bool, now: datetime) -> str | None:
@@ -215,6 +237,20 @@ class Approvals:
         problems = [*_why_not_by(decision, approval), *_why_not_this(decision, approval)]
         problems += _why_not_approve(decision, approval) if approved else ()
         return next(iter(problems), None)
+
+    def _renew(self, now: datetime) -> None:
+        """Give people as long to decide as they had when they were asked."""
+        for approval_id, approval in self._state.pending.items():
+            if approval.deadline is not None:
+                deadline = now + (approval.deadline - approval.asked_at)
+                self._state.pending[approval_id] = approval.model_copy(update={"deadline": deadline})
+                self._renewed = True
+
+    def _is_early(self, decision: Decision) -> bool:
+        """Whether a reset brings a decision again, before the task that asks for it is done again."""
+        known = decision.approval_id in self._state.pending or decision.approval_id in self._state.verdicts
+        reapplied = self._renewal is not None and self._renewal.reapplying
+        return reapplied and not known and self._decided(decision.approval_id) is None
 
     def _decided(self, approval_id: str) -> ApprovalRecord | None:
         settled = (r for r in reversed(self._state.records) if r.approval_id == approval_id and r.kind != "ignored")

@@ -29,6 +29,7 @@ def activity_input(arguments: RunArguments, call: Call, tool: ToolSpec) -> ToolC
         org=arguments.org,
         rule=call.rule,
         grant_id=call.grant_id,
+        trace=arguments.trace,
     )
 
 

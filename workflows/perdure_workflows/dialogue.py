@@ -87,6 +87,9 @@ class Dialogue:
             denied=self._state.denied,
             unfinished=self._state.unfinished_text[-MAX_REMEMBERED:] if spec.output_guard else "",
             model=self._purse.model if self._purse.downgraded else "",
+            user=self._arguments.user,
+            org=self._arguments.org,
+            trace=self._arguments.trace,
         )
         self._state.denied = {}
         options = model_options(self._purse.spec, self._arguments.limits, step=step)

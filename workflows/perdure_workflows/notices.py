@@ -95,6 +95,7 @@ class Notices:
                 approval=approval,
                 record=record,
                 result=result,
+                trace=self._arguments.trace,
             )
             self._open += 1
             self._starting += 1

@@ -13,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.agent import AgentSpec, Limits
     from perdure.notice import Notice
     from perdure.rate import model_queue, tool_queue
+    from perdure.recovery import RetryOrder
     from perdure.tool import ToolSpec
     from perdure_workflows.state import Call
 
@@ -34,6 +35,7 @@ DELIVERY_LIFETIME = DELIVERY_PATIENCE + timedelta(hours=12)
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
 PREPARATION_TIMEOUT = timedelta(seconds=60)
 PREPARATION_ATTEMPTS = 60
+RETRY_TIMEOUT = timedelta(minutes=2)
 LEDGER_TIMEOUT = timedelta(seconds=10)
 ANSWERS_TIMEOUT = timedelta(minutes=1)
 INSPECTION_TIMEOUT = timedelta(minutes=5)
@@ -161,6 +163,13 @@ def preparation_options() -> ActivityOptions:
             maximum_attempts=PREPARATION_ATTEMPTS,
         ),
         summary="prepare the run",
+    )
+
+
+def retry_options(order: RetryOrder) -> ActivityOptions:
+    """For having a run go on from the step that failed: its history is read, and the server asked for a reset."""
+    return _options(
+        timeout=RETRY_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_RUNTIME_RETRIES, summary=f"retry {order.run_id}"
     )
 
 

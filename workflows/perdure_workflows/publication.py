@@ -7,6 +7,7 @@ run starts to wait, is steered, goes on, and ends; a step by itself costs nothin
 from __future__ import annotations
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
     from perdure.budget import BudgetMemo
@@ -14,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.search_attributes import (
         APPROVALS,
         COST,
+        ERROR,
         MEMO_APPROVALS,
         MEMO_BUDGET,
         MEMO_RESULT,
@@ -28,6 +30,9 @@ with workflow.unsafe.imports_passed_through():
 
 MAX_LISTED = 50
 """Ids of pending approvals in the search attribute: Temporal refuses a value of more than 2 KiB."""
+
+
+MAX_ERROR_TYPE = 200
 
 
 class Publication:
@@ -126,6 +131,12 @@ class Publication:
             return RunStatus.QUEUED
         return RunStatus.WAITING if self._approvals.pending else RunStatus.RUNNING
 
+    def _error(self) -> list[SearchAttributeUpdate[str]]:
+        result = self._result
+        if result is None or result.error is None or result.status is not RunStatus.FAILED:
+            return []
+        return [ERROR.value_set(result.error.type[:MAX_ERROR_TYPE])]
+
     def _attributes(self) -> None:
         pending = [approval.approval_id for approval in self._approvals.pending][:MAX_LISTED]
         totals = self._state.totals
@@ -134,6 +145,7 @@ class Publication:
                 STATUS.value_set(self._status.value),
                 COST.value_unset() if totals.unpriced_calls else COST.value_set(float(totals.cost_usd)),
                 STEPS.value_set(totals.steps),
+                *self._error(),
                 APPROVALS.value_set(pending) if pending else APPROVALS.value_unset(),
             ]
         )

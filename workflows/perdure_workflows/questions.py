@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.activities import call_digest
     from perdure.approval import ApprovalRequirement
     from perdure.budget import Refusal
-    from perdure.contracts import RunError
+    from perdure.contracts import APPROVAL_TIMER, RunError
     from perdure.oversight import PendingApproval
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.ending import RunFailsError
@@ -143,13 +143,21 @@ class Questions:
 
     async def _decided(self, approval: PendingApproval) -> bool:
         """Wait for a decision; False if the deadline passes first."""
+        while not await self._decided_by_deadline(approval):
+            renewed = self._approvals.after_reset(approval)
+            if renewed is None:
+                return False
+            approval = renewed
+        return True
+
+    async def _decided_by_deadline(self, approval: PendingApproval) -> bool:
         timeout = None if approval.deadline is None else max(timedelta(0), approval.deadline - workflow.now())
         self.waiting += 1
         try:
             await workflow.wait_condition(
                 lambda: self._approvals.verdict(approval.approval_id) is not None,
                 timeout=timeout,
-                timeout_summary=f"deadline to approve {approval.tool or approval.kind}",
+                timeout_summary=f"{APPROVAL_TIMER} {approval.tool or approval.kind}",
             )
         except TimeoutError:
             return False

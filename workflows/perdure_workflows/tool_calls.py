@@ -64,6 +64,8 @@ class ToolCalls:
                 content = f"[{call.edited_by[:80]} changed the arguments to {edited}]\n{content}"
             call.result = ToolResult(call_id=call.provider_id, content=content, is_error=outcome.is_error)
             call.worker = "" if call.edited_by else outcome.worker
+            if outcome.is_error:
+                self._state.totals = self._state.totals.with_tool_error()
 
     def leave(self, calls: list[Call], *, why: str) -> None:
         """Answer what has no result and will get none, as the run ends."""

@@ -1,4 +1,4 @@
-"""A run's events: as a list, or as a stream that goes on until the run ends."""
+"""A run's events: as a list, or as a stream, with what the model says meanwhile, that goes on until the run ends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Events(Answer):
         **problems(HTTPStatus.NOT_FOUND),
         HTTPStatus.OK.value: {
             "description": "The events so far; for `Accept: text/event-stream`, also those to come until the run ends, "
-            "each a message with the event's id, its kind as the event, and its JSON as data.",
+            "each a message with the event's id, its kind as the event, and its JSON as data. Between them come, "
+            "without an id, `delta` (what the model says in a step under way) and `attempt.reset` (what earlier "
+            "attempts at a step said is withdrawn).",
             "content": {STREAM: {"schema": {"type": "string"}}},
         },
         HTTPStatus.NO_CONTENT.value: {"description": "The stream is over: the run has no event after that one."},
@@ -65,6 +67,9 @@ async def read(
     gateway: Gateway,
     feeds: SharedFeeds,
     after: Annotated[str | None, Query(description="An event's id; only later ones are returned.")] = None,
+    deltas: Annotated[
+        bool, Query(description="For a stream: whether it has text while the model says it, beside the events.")
+    ] = True,
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="As `after`, and before it.")
     ] = None,
@@ -79,7 +84,7 @@ async def read(
     check_event_id(seen)
     stopping = asyncio.Event()
     return EventSourceResponse(
-        _messages(feeds.follow(run_id, after=seen), request, run_id, stopping=stopping),
+        _messages(feeds.follow(run_id, after=seen, deltas=deltas), request, run_id, stopping=stopping),
         ping=PING_SECONDS,
         send_timeout=SEND_TIMEOUT_SECONDS,
         shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
@@ -93,7 +98,7 @@ async def _messages(
     yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
     try:
         async for told in _until(_over(stopping, request), events):
-            yield ServerSentEvent(id=str(told.id), event=told.kind, data=told.data)
+            yield ServerSentEvent(id=str(told.id) if told.id else None, event=told.kind, data=told.data)
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))

@@ -7,11 +7,12 @@ from typing import Literal
 
 from fastapi import APIRouter, Request
 
-from perdure.errors import NoWorkerError
+from perdure.errors import PerdureError
 from perdure_api.gateway import Gateway
 from perdure_api.pollers import Pollers
 from perdure_api.problems import problems
-from perdure_api.schemas import Answer
+from perdure_api.readiness import Readiness
+from perdure_api.schemas import Answer, DownDependency
 
 router = APIRouter(tags=["health"])
 
@@ -20,6 +21,13 @@ class Health(Answer):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
+
+
+class Ready(Pollers):
+    """A run that is started now goes on."""
+
+    down: tuple[DownDependency, ...] = ()
+    """What is not to be had now, and what runs can do without."""
 
 
 @router.get("/healthz", operation_id="health", summary="Is the process alive?")
@@ -34,15 +42,15 @@ async def health() -> Health:
     summary="Would a run go on?",
     responses=problems(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def readiness(request: Request) -> Pollers:
-    """Ask Temporal whether workers poll the task queue, and those of tools and providers that have a rate."""
+async def readiness(request: Request) -> Ready:
+    """Ask Temporal whether workers poll the task queue, and those of tools and providers that have a rate.
+
+    Whatever is down is named, and since when this process has known; 503 is for what no run would go on without.
+    """
     gateway: Gateway = request.app.state.gateway
-    pollers = await gateway.agents.pollers()
-    if not (pollers.workflow and pollers.activity):
-        raise NoWorkerError("Temporal answers, but no worker polls the task queue; start one with 'perdure worker'")
-    if unserved := [name for name, count in pollers.rated.items() if not count]:
-        raise NoWorkerError(
-            f"workers run, but none polls {', '.join(unserved)}: they lack rates that the app here declares, and calls "
-            "would wait there for good; deploy the same app to both"
-        )
-    return pollers
+    looking: Readiness = request.app.state.readiness
+    found, down = await looking.look(gateway.agents)
+    if isinstance(found, PerdureError):
+        request.state.down = down
+        raise found
+    return Ready(**dict(found), down=down)

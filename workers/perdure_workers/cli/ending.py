@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     REJECTED = 6
     TERMINATED = 7
     OUT_OF_BUDGET = 8
+    UNKNOWN_RESULT = 9
+    """A what-if came to a call whose result the recorded run does not know."""
     INTERRUPTED = 130
     """Ctrl-C; a run that was being waited for goes on."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from perdure_workers.cli.agents import agents
 from perdure_workers.cli.approvals import approvals
 from perdure_workers.cli.audit import audit
 from perdure_workers.cli.encryption import encryption
@@ -34,6 +35,7 @@ application.add_typer(approvals, name="approvals", rich_help_panel="Look and dec
 application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
 application.add_typer(schedules, name="schedules", rich_help_panel="Start")
 application.add_typer(audit, name="audit", rich_help_panel="Look and decide")
+application.add_typer(agents, name="agents", rich_help_panel="Look and decide")
 application.add_typer(keys, name="keys", rich_help_panel="Govern")
 application.add_typer(replaying)
 application.add_typer(using)

@@ -187,6 +187,55 @@ def resume(run_id: RunArgument, by: ByOption = None, reason: ReasonOption = "", 
 
 
 @runs.command()
+def retry(
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUERY",
+            help="In place of RUN, all of these: 'status=failed and error=model_timeout and agent=support'.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --query: only show which ones.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --query: do not ask.")] = False,
+    rate: Annotated[
+        str, typer.Option(metavar="RATE", help="With --query: at most so many, as in 5/s or 30/m.")
+    ] = "5/s",
+    by: ByOption = None,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Have runs that ended badly go on from the step that failed."""
+    from perdure_workers.cli.actions.retry import retry_many, retry_run
+
+    if (run_id is None) == (query is None):
+        raise typer.BadParameter("name a RUN, or several by --query", param_hint="RUN")
+    if run_id is not None:
+        execute(retry_run(run_id, by=by, reason=reason, as_json=as_json, address=address))
+    else:
+        many = retry_many(
+            query or "", dry_run=dry_run, yes=yes, rate=rate, by=by, reason=reason, as_json=as_json, address=address
+        )
+        execute(many)
+
+
+@runs.command()
+def failures(
+    agent: Annotated[str | None, typer.Option(help="Only runs of this agent.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="Only runs of this user.", show_default=False)] = None,
+    org: Annotated[str | None, typer.Option(help="Only runs of this organisation.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Count failed runs by their error."""
+    from perdure_workers.cli.actions.retry import show_failures
+
+    execute(show_failures(agent=agent, user=user, org=org, as_json=as_json, address=address))
+
+
+@runs.command()
 def feedback(
     run_id: RunArgument,
     score: Annotated[float | None, typer.Option(help="How good it was, from 0 to 1.", show_default=False)] = None,

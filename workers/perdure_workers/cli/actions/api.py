@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
 import structlog
@@ -14,8 +14,10 @@ import uvicorn
 
 from perdure.connection import connect
 from perdure.errors import ConfigurationError
+from perdure.metrics_export import MetricsExport
+from perdure.personal_data import load_redactor
 from perdure.settings import Settings, load_settings
-from perdure.telemetry import configure_logging
+from perdure.telemetry import configure_logging, configure_tracing, shut_tracing_down
 from perdure_api.application import create_app
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
@@ -36,15 +38,20 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
     settings = load_settings(app=app, api_host=host, api_port=port)
     settings.check_exposure()
     configure_logging(settings)
+    configure_tracing("perdure-api", redactor=load_redactor(settings))
+    metrics = MetricsExport() if settings.metrics else None
     client = await connect(settings, address=address, lazy=True)
     config = uvicorn.Config(
-        create_app(load_here(settings), settings, client=client),
+        create_app(load_here(settings), settings, client=client, metrics=metrics),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=STREAM_GRACE,
         server_header=False,
     )
-    with _listener(settings) as listener, stop_signals() as stop:
+    async with AsyncExitStack() as held:
+        if metrics is not None:
+            await held.enter_async_context(metrics.running())
+        listener, stop = held.enter_context(_listener(settings)), held.enter_context(stop_signals())
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
@@ -54,6 +61,7 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
         server.handle_exit(signal.SIGTERM, None)
         stopping.cancel()
         await serving
+        await asyncio.to_thread(shut_tracing_down)
         log.info("api_stopped")
 
 

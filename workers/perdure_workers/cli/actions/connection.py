@@ -24,7 +24,7 @@ async def connected(settings: Settings, *, address: str | None) -> AsyncIterator
     Raises:
         PerdureError: As `temporal_errors`; nothing answers, or no longer.
     """
-    _silence_sdk()
+    silence_sdk()
     client = await connect(settings, address=address)
     with temporal_errors():
         yield client
@@ -51,6 +51,7 @@ def operator() -> Principal:
     return OPERATOR.model_copy(update={"user": getpass.getuser()})
 
 
-def _silence_sdk() -> None:
+def silence_sdk() -> None:
+    """Have the SDK log nothing in this process."""
     # The SDK's core logs to standard output, where it would stand between a command's lines of JSON.
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)

@@ -27,8 +27,7 @@ async def replay_run(run: str, *, pdb_step: int | None, address: str | None) -> 
         HistoryFileError: The file is no history of a run.
         RunNotFoundError: There is no such run, and no such file.
     """
-    text = _read(Path(run))
-    histories = load(text) if text is not None else await _fetch(run, address=address)
+    histories = await histories_of(run, address=address)
     debugger = StepDebugger(pdb_step) if pdb_step is not None else None
     report = await replay(histories, debugger=debugger, redactor=load_redactor(load_settings()))
     out = console()
@@ -40,9 +39,18 @@ async def replay_run(run: str, *, pdb_step: int | None, address: str | None) -> 
     return ExitCode.OK if report.deterministic else ExitCode.FAILED
 
 
-async def _fetch(run_id: str, *, address: str | None) -> list[WorkflowHistory]:
+async def histories_of(run: str, *, address: str | None) -> list[WorkflowHistory]:
+    """Return the histories of a run's executions, from a file of `runs export` or from the server.
+
+    Raises:
+        HistoryFileError: The file is no history of a run.
+        RunNotFoundError: There is no such run, and no such file.
+    """
+    text = _read(Path(run))
+    if text is not None:
+        return load(text)
     async with connected(load_settings(), address=address) as client:
-        return await fetch_executions(client, run_id)
+        return await fetch_executions(client, run)
 
 
 def _read(file: Path) -> str | None:

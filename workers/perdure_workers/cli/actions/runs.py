@@ -148,6 +148,8 @@ def print_state(detail: RunDetail, out: Console) -> None:
         print_grants(detail.grants, out)
     if not detail.status.ended and not detail.live:
         out.print("no worker answers; this is what Temporal has stored", style="yellow")
+    if detail.trace_id:
+        out.print(Text(f"\nTrace            {detail.trace_id}", style="dim"), soft_wrap=True)
     if detail.ui_url:
         out.print(Text(f"\nTemporal Web UI  {detail.ui_url}", style="dim"), soft_wrap=True)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from contextlib import AsyncExitStack
+
+import structlog
 
 from perdure.connection import connect
 from perdure.errors import NoWorkerError
+from perdure.metrics_export import MetricsExport
 from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
-from perdure.telemetry import configure_logging, configure_tracing
+from perdure.telemetry import configure_logging, configure_tracing, shut_tracing_down
 from perdure_api.pollers import count_pollers
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
 from perdure_workers.worker import run_worker
+
+log = structlog.get_logger(__name__)
 
 
 async def serve_worker(*, app: str | None, address: str | None) -> None:
@@ -24,8 +31,13 @@ async def serve_worker(*, app: str | None, address: str | None) -> None:
     settings = load_settings(app=app)
     configure_logging(settings)
     configure_tracing("perdure-worker", redactor=load_redactor(settings))
-    with stop_signals() as stop:
+    async with AsyncExitStack() as held:
+        if settings.metrics_address is not None:
+            port = await held.enter_async_context(MetricsExport().served(settings.metrics_address))
+            log.info("metrics_served", port=port)
+        stop = held.enter_context(stop_signals())
         await run_worker(load_here(settings), settings, stop=stop, address=address)
+    await asyncio.to_thread(shut_tracing_down)
 
 
 async def check_worker(*, address: str | None) -> None:

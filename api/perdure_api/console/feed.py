@@ -1,0 +1,195 @@
+"""The feed of a run's page: what its events change on it, as fragments of HTML in an event stream.
+
+Fragments follow from the events alone. A browser that comes back names the last event it had, here or at another
+replica, and gets what changed since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from fastapi import Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from perdure.deltas import DELTA, AttemptReset, Delta
+from perdure.errors import PerdureError, PermissionDeniedError, UnauthenticatedError
+from perdure.events import RUN_EVENT, EventId
+from perdure.principal import Scope
+from perdure_api.access import permit
+from perdure_api.console.console_route import logged_in
+from perdure_api.console.rendering import fragment, surroundings
+from perdure_api.console.story import Story
+from perdure_api.feeds import Feeds, Told
+from perdure_api.gateway import Gateway
+from perdure_api.runs import check_event_id
+
+log = structlog.get_logger(__name__)
+
+PING_SECONDS: Final = 15
+SEND_TIMEOUT_SECONDS: Final = 30
+"""A browser that takes nothing for so long has left."""
+SHUTDOWN_GRACE_SECONDS: Final = 1
+AUTHORISED_SECONDS: Final = 15
+"""How long a feed goes on before it is asked again whether its viewer may follow the run."""
+RETRY_MILLISECONDS: Final = 500
+TOGETHER_SECONDS: Final = 0.03
+"""Events that come within so short a time are one message."""
+OVER: Final = "over"
+"""The message after which a browser does not come back."""
+
+
+async def run_feed(request: Request, gateway: Gateway, feeds: Feeds, run_id: str, *, after: str | None) -> Response:
+    """Return the stream of a run.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+        InvalidInputError: `after` is no event's id.
+    """
+    check_event_id(after)
+    detail = await gateway.runs.get(run_id)
+    stopping = asyncio.Event()
+    return EventSourceResponse(
+        _messages(_Page(surroundings(request), detail, Story()), request, feeds, after, stopping=stopping),
+        ping=PING_SECONDS,
+        send_timeout=SEND_TIMEOUT_SECONDS,
+        shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
+        shutdown_grace_period=SHUTDOWN_GRACE_SECONDS,
+    )
+
+
+@dataclass
+class _Page:
+    """The page that a browser has, and what is to be changed on it."""
+
+    surroundings: dict[str, Any]
+    run: Any
+    story: Story
+    _spoken: dict[str, str] = field(default_factory=dict)
+
+    def take(self, batch: list[Told], *, seen: EventId | None) -> dict[str, bool]:
+        """Take in what is told, and return the entries that it changes behind the event that was seen.
+
+        With each comes whether the page has it already.
+        """
+        changed: dict[str, bool] = {}
+        for told in batch:
+            if told.id is None:
+                changed |= self._hear(told)
+                continue
+            had = set(self.story.keys)
+            touched = self.story.add(RUN_EVENT.validate_json(told.data))
+            for key in touched:
+                self._spoken.pop(key, None)  # the event has all of it
+            if seen is None or told.id > seen:
+                changed |= {key: key in had for key in touched if key not in changed}
+        return changed
+
+    def _hear(self, told: Told) -> dict[str, bool]:
+        """Take in a piece of what the model is saying; what an attempt before said is withdrawn."""
+        if told.kind == DELTA:
+            delta = Delta.model_validate_json(told.data)
+            key = f"step-{delta.step}"
+            self._spoken[key] = self._spoken.get(key, "") + delta.text
+            return {}
+        key = f"step-{AttemptReset.model_validate_json(told.data).step}"
+        self._spoken.pop(key, None)
+        return {key: True} if key in self.story.keys else {}
+
+    def update(self, changed: dict[str, bool]) -> str:
+        """Return what puts changed entries in their places, adds what was said, and brings the rest up to date."""
+        parts = [
+            self._render("feed_entry.html", key=key, entry=self.story.entry(key), known=known)
+            for key, known in changed.items()
+        ]
+        parts += [self._render("feed_text.html", key=key, text=text) for key, text in self._spoken.items()]
+        self._spoken.clear()
+        return "".join(parts)
+
+    def head(self) -> str:
+        """Return what brings status, totals and buttons up to date."""
+        return self._render("feed_head.html")
+
+    def _render(self, template: str, **values: Any) -> str:
+        return fragment(self.surroundings, template, run=self.run, story=self.story, **values)
+
+
+async def _messages(
+    page: _Page, request: Request, feeds: Feeds, after: str | None, *, stopping: asyncio.Event
+) -> AsyncIterator[ServerSentEvent]:
+    yield ServerSentEvent(comment="the feed of a run's page", retry=RETRY_MILLISECONDS)
+    seen = EventId.parse(after) if after else None
+    greeted = False
+    try:
+        async for batch in _batches(feeds.follow(page.run.run_id), request, stopping=stopping):
+            changed = page.take(batch, seen=seen)
+            if not greeted and (seen is None or EventId.parse(page.story.last_id) >= seen):
+                # Whatever the page shows of what is under way may be older than the connection, its form's token too.
+                greeted, changed = True, dict.fromkeys(page.story.open_steps(), True) | changed
+            if not greeted:
+                continue
+            if all(told.id is None for told in batch):
+                yield ServerSentEvent(data=page.update(changed))
+            else:
+                yield ServerSentEvent(id=page.story.last_id, data=page.update(changed) + page.head())
+        if not stopping.is_set():
+            yield ServerSentEvent(event=OVER, data=OVER)
+    except PerdureError as error:
+        log.warning("run_feed_broke", run_id=page.run.run_id, error=str(error))
+
+
+async def _batches(
+    events: AsyncIterator[Told], request: Request, *, stopping: asyncio.Event
+) -> AsyncIterator[list[Told]]:
+    """Iterate over what is told, taking together what comes together, until the end or until it must stop."""
+    queue: asyncio.Queue[Told | None] = asyncio.Queue()
+
+    async def read() -> None:
+        async for told in events:
+            queue.put_nowait(told)
+
+    tasks = [asyncio.create_task(read()), asyncio.create_task(_until_over(request, stopping))]
+    for task in tasks:
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        over = False
+        while not over:
+            together = [await queue.get()]
+            if together[0] is not None:
+                await asyncio.sleep(TOGETHER_SECONDS)
+            while not queue.empty():
+                together.append(queue.get_nowait())
+            over = None in together
+            if batch := [told for told in together if told is not None]:
+                yield batch
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_over(request: Request, stopping: asyncio.Event) -> None:
+    """Return when the server stops, or when the viewer may follow no longer."""
+    while True:
+        try:
+            async with asyncio.timeout(AUTHORISED_SECONDS):
+                await stopping.wait()
+            return
+        except TimeoutError:
+            if not await _may_follow(request):
+                return
+
+
+async def _may_follow(request: Request) -> bool:
+    try:
+        permit(await logged_in(request), Scope.RUNS_READ)
+    except (UnauthenticatedError, PermissionDeniedError):
+        return False
+    except PerdureError as error:  # whoever could follow a moment ago is not cut off for an outage
+        log.warning("run_feed_unconfirmed", error=str(error))
+    return True

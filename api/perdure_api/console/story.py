@@ -1,0 +1,206 @@
+"""A run as its page tells it: steps, and between them notes of what else happened. It follows from the run's events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from perdure.contracts import RunStatus, Totals
+from perdure.events import (
+    ApprovalAsked,
+    ApprovalChanged,
+    BudgetDowngraded,
+    BudgetRaised,
+    BudgetRefused,
+    GrantChanged,
+    MessageReceived,
+    ModelReplied,
+    NoticeChanged,
+    RunAdmitted,
+    RunCancelRequested,
+    RunContinued,
+    RunEnded,
+    RunEvent,
+    RunHeld,
+    RunQueued,
+    RunReset,
+    RunStarted,
+    SignalIgnored,
+    Step,
+    StepLog,
+    WorkerTrouble,
+)
+from perdure_api.console.words import money, span
+
+Tone = Literal["plain", "good", "warn", "bad"]
+_DECIDED: Final = ("approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn")
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that happened beside the steps."""
+
+    key: str
+    at: datetime
+    title: str
+    text: str = ""
+    by: str = ""
+    tone: Tone = "plain"
+
+
+Entry = Step | Note
+
+
+class Story:
+    """What is known of a run by its events, fed in order."""
+
+    def __init__(self, events: Iterable[RunEvent] = ()) -> None:
+        self.last_id = ""
+        """Of the last event."""
+        self.started: RunStarted | None = None
+        self.ended: RunEnded | None = None
+        self.held: RunHeld | None = None
+        self.waiting: dict[str, ApprovalAsked] = {}
+        """Questions to humans that are open, by their ids."""
+        self._queued = False
+        self._totals = Totals()
+        self._log = StepLog()
+        self._order: dict[str, int | Note] = {}
+        for event in events:
+            self.add(event)
+
+    @property
+    def entries(self) -> list[tuple[str, Entry]]:
+        """Steps and notes with their keys, in the order in which they came up."""
+        return [(key, self.entry(key)) for key in self._order]
+
+    @property
+    def keys(self) -> Collection[str]:
+        """The keys of all entries."""
+        return self._order.keys()
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run is."""
+        if self.ended is not None:
+            return self.ended.status
+        if self.held is not None:
+            return RunStatus.PAUSED
+        if self.waiting:
+            return RunStatus.WAITING
+        return RunStatus.QUEUED if self._queued else RunStatus.RUNNING
+
+    @property
+    def totals(self) -> Totals:
+        """What it has used."""
+        if self.ended is not None:
+            return self.ended.totals
+        return self._totals.model_copy(update={"steps": len(self._log.steps)})
+
+    def entry(self, key: str) -> Entry:
+        """Return the step or note of a key."""
+        found = self._order[key]
+        if isinstance(found, Note):
+            return found
+        step = self._log.find(found)
+        assert step is not None  # noqa: S101  # keys of steps are made from steps
+        return step
+
+    def open_steps(self) -> list[str]:
+        """Return the keys of steps that go on."""
+        return [key for key, entry in self.entries if isinstance(entry, Step) and not entry.status.ended]
+
+    def add(self, event: RunEvent) -> list[str]:
+        """Take in the next event, and return the keys of the entries that are new or changed by it."""
+        self.last_id = event.id
+        unfinished = self.open_steps() if isinstance(event, RunEnded) else []
+        self._log.add(event)
+        self._keep(event)
+        if (note := _note(event)) is not None:
+            self._order[note.key] = note
+            return [*unfinished, note.key]
+        numbers = [event.step]
+        if isinstance(event, ModelReplied):
+            numbers += [call.step for call in event.tool_calls]
+        touched = [number for number in numbers if number is not None and self._log.find(number) is not None]
+        for number in touched:
+            self._order.setdefault(f"step-{number}", number)
+        return [*unfinished, *(f"step-{number}" for number in touched)]
+
+    def _keep(self, event: RunEvent) -> None:
+        match event:
+            case RunStarted():
+                self.started = event
+            case RunEnded():
+                self.ended, self.held, self.waiting = event, None, {}
+            case RunReset():
+                self.ended, self.held, self.waiting = None, None, {}
+            case RunHeld():
+                self.held = event if event.kind == "run.paused" else None
+            case RunQueued() | RunAdmitted():
+                self._queued = isinstance(event, RunQueued)
+            case ApprovalAsked():
+                self.waiting[event.approval_id] = event
+            case ApprovalChanged() if event.kind in _DECIDED:
+                self.waiting.pop(event.approval_id, None)
+            case ModelReplied():
+                self._totals = self._totals.with_model_call(
+                    event.usage, cost_usd=event.cost_usd, tool_calls=len(event.tool_calls)
+                )
+
+
+def _note(event: RunEvent) -> Note | None:
+    """Return what is told of an event that is no step's."""
+    said = _said(event)
+    if said is None:
+        return None
+    title, text, by, tone = said
+    return Note(f"note-{event.id.replace('.', '-')}", event.at, title, text, by, tone)
+
+
+def _said(event: RunEvent) -> tuple[str, str, str, Tone] | None:
+    match event:
+        case MessageReceived():
+            return "Message", event.text, event.sender, "plain"
+        case RunHeld(kind="run.paused"):
+            return "Paused", event.reason, event.by, "warn"
+        case RunHeld():
+            after = f"after {span(event.paused_for)}" if event.paused_for else ""
+            return "Resumed", event.reason or after, event.by, "good"
+        case RunCancelRequested():
+            return "Cancellation requested", event.reason, "", "warn"
+        case RunQueued():
+            return "Queued", "As many runs are open as may be.", "", "plain"
+        case RunAdmitted():
+            return "Admitted", f"after {span(event.waited)}" if event.waited else "", "", "plain"
+        case RunContinued():
+            return "Continued in a new execution", "", "", "plain"
+        case RunReset():
+            return "Went on from here once more", event.reason, "", "warn"
+        case WorkerTrouble():
+            return ("Worker lost" if event.kind == "worker.lost" else "Worker failed"), event.error, "", "bad"
+        case SignalIgnored():
+            return f"Ignored: {event.name}", event.reason, event.by, "warn"
+        case NoticeChanged(kind="notice.failed"):
+            return f"{event.host} could not be told", event.error, "", "bad"
+        case GrantChanged():
+            became = "may run without asking" if event.kind == "grant.created" else "needs to ask again"
+            return f"{event.tool} {became}", event.reason, event.by, "plain"
+        case _:
+            return _said_of_budget(event)
+
+
+def _said_of_budget(event: RunEvent) -> tuple[str, str, str, Tone] | None:
+    match event:
+        case ApprovalAsked(question="budget"):
+            return "The budget has no room; a human is asked", event.reason, "", "warn"
+        case BudgetRefused():
+            return f"Budget {event.budget} has no room", event.reason, "", "warn"
+        case BudgetRaised():
+            added = money(event.amount_usd) if event.amount_usd else ""
+            return f"Budget {event.budget} raised", added, event.by, "good"
+        case BudgetDowngraded():
+            return "Goes on with a cheaper model", event.model, "", "warn"
+    return None

@@ -1,0 +1,66 @@
+"""What callers send and get about ways back from a failure: retries, forks, failures by error."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from perdure_api.schemas import Answer, Name, Request, RunReference
+from perdure_api.text import Line, SearchKey, Text
+
+
+class RetryRequest(Request):
+    """Who has a run retried, and why; kept in its record."""
+
+    by: Line | None = None
+    """The caller, if it is known who that is."""
+    reason: Annotated[Text, Field(max_length=1000)] = ""
+
+
+class Retried(RunReference):
+    """A run that goes on from the step that failed."""
+
+    created: bool
+    """False: an earlier request for the same failure had it retried."""
+    confirmed: bool
+    """True: the run goes on. False: the request is stored and waits for a worker."""
+    execution_id: str | None = None
+    """Temporal's run id of the execution that it goes on in; None until confirmed."""
+    step: int | None = None
+    """The first step that is made again; None where that is not known."""
+
+
+class FailureFilter(Request):
+    """Which failures to count; a field left out lets every one pass."""
+
+    agent: Name | None = None
+    version: Name | None = None
+    user: SearchKey | None = None
+    org: SearchKey | None = None
+    session_id: SearchKey | None = None
+
+
+class FailureGroup(Answer):
+    """Failed runs of one kind of error."""
+
+    error: str
+    """The error's type; empty: the run was too broken to say."""
+    count: int
+    agents: dict[str, int]
+    """How many of them each agent has."""
+    first_at: datetime
+    last_at: datetime
+    """When the earliest and the latest of them ended."""
+    latest: tuple[str, ...]
+    """Ids of the latest ones, five at most."""
+
+
+class Failures(Answer):
+    """Failed runs by error, the most frequent first; those that were retried since are not among them."""
+
+    items: tuple[FailureGroup, ...]
+    total: int
+    complete: bool
+    """False: there are more, and these are the latest ones."""

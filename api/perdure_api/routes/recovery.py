@@ -1,0 +1,44 @@
+"""Retry what failed, and see what fails why."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+
+from perdure.principal import Scope
+from perdure_api.dependencies import Gateway, RunId
+from perdure_api.problems import WITH_BODY, problems
+from perdure_api.recovery_schemas import FailureFilter, Failures, Retried, RetryRequest
+from perdure_api.scoped_route import ScopedRoute, requires
+
+router = APIRouter(route_class=ScopedRoute, tags=["recovery"])
+
+RETRY_EXAMPLE = {"reason": "the provider is back"}
+
+
+@router.post(
+    "/runs/{run_id}/retry",
+    operation_id="retryRun",
+    openapi_extra=requires(Scope.RUNS_WRITE),
+    summary="Retry a run",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
+)
+async def retry(
+    run_id: RunId, gateway: Gateway, request: Annotated[RetryRequest | None, Body(examples=[RETRY_EXAMPLE])] = None
+) -> Retried:
+    """Have a run that ended badly go on from the step that failed: what it has finished is not done again."""
+    return await gateway.recovery.retry(run_id, request or RetryRequest())
+
+
+@router.get(
+    "/failures",
+    operation_id="listFailures",
+    openapi_extra=requires(Scope.RUNS_READ),
+    summary="Count failures by error",
+)
+async def failures(query: Annotated[FailureFilter, Query()], gateway: Gateway) -> Failures:
+    """Return how many runs failed of what, the most frequent error first; of the latest 5,000 of them."""
+    return await gateway.recovery.failures(query)
