@@ -150,7 +150,7 @@ def print_schedules(found: Iterable[Schedule], out: Console, *, last: bool = Tru
         )
         out.print(text, soft_wrap=True)
         if each.paused:
-            out.print(Text(f"  paused{f': {line(each.note)}' if each.note else ''}", style="yellow"), soft_wrap=True)
+            out.print(Text(f"  {line(each.note) or 'paused'}", style="yellow"), soft_wrap=True)
         elif each.next_at:
             out.print(Text(f"  next in {span(each.next_at[0] - now)}, {_at(each.next_at[0])}"), soft_wrap=True)
         else:
