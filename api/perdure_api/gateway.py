@@ -18,6 +18,7 @@ from perdure_api.health import Health
 from perdure_api.reach import Reach
 from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
+from perdure_api.schedules import Schedules
 from perdure_api.usage import Usage
 
 
@@ -33,6 +34,7 @@ class Gateway:
     feedback: FeedbackBook
     deliveries: Deliveries
     recovery: Recovery
+    schedules: Schedules
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Gateway:
         self.feedback = FeedbackBook(reach)
         self.deliveries = Deliveries(reach)
         self.recovery = Recovery(reach)
+        self.schedules = Schedules(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""
