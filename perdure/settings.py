@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     """Address of the Temporal Web UI, for links."""
     redis_url: Annotated[SecretStr, Field(min_length=1)] | None = None
     """A Redis through which the processes of a deployment share what each would otherwise know alone."""
+    delta_socket: Path | None = None
+    """A Unix socket through which workers on this machine tell the API what models say; `perdure dev` has its own.
+    Default: through `redis_url`, if that is set."""
 
     breaker_window: int = Field(default=20, ge=0, le=1000)
     """Latest calls of a model that its circuit looks at, once a quarter of them were made; 0: there are no circuits."""

@@ -5,7 +5,7 @@ A bus is a help and never a condition: what it loses is missed by nobody, as the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
 from pydantic import Field
@@ -50,7 +50,7 @@ class DeltaBus(Protocol):
         """Pass a piece on, or drop it; it neither waits nor fails."""
         ...
 
-    def listen(self, run_id: str) -> AsyncIterator[Piece]:
+    def listen(self, run_id: str) -> AsyncGenerator[Piece]:
         """Iterate over the pieces of the attempt under way so far, and over those to come, without an end.
 
         A bus that is away is waited for; pieces may come twice, or be missing.

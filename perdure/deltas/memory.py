@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from perdure.deltas.delta import Piece
@@ -44,7 +44,7 @@ class MemoryBus:
             channel.announce()
             self._shrink()
 
-    async def listen(self, run_id: str) -> AsyncIterator[Piece]:
+    async def listen(self, run_id: str) -> AsyncGenerator[Piece]:
         """Iterate over the attempt under way so far, and over what is to come."""
         channel = self._channel(run_id)
         channel.listeners += 1
@@ -65,6 +65,13 @@ class MemoryBus:
             channel.listeners -= 1
             self._shrink()
 
+    def forget(self, run_id: str) -> None:
+        """Drop a run that nobody listens to."""
+        channel = self._channels.get(run_id)
+        if channel is not None and not channel.listeners:
+            del self._channels[run_id]
+            self._characters -= channel.speech.characters
+
     async def close(self) -> None:
         """Forget everything."""
         self._channels.clear()
@@ -82,7 +89,6 @@ class MemoryBus:
             return
         for run_id, channel in list(self._channels.items()):
             if not channel.listeners:
-                del self._channels[run_id]
-                self._characters -= channel.speech.characters
+                self.forget(run_id)
                 if self._characters <= MAX_CHARACTERS and len(self._channels) <= MAX_RUNS:
                     return

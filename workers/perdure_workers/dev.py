@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
+from perdure.deltas.socket_bus import hub
 from perdure.settings import Settings
 from perdure_workers import dev_server
 from perdure_workers.dev_server import DevServer
@@ -168,8 +170,22 @@ def _choose_ports(dev: Dev) -> DevServer:
 
 
 async def _run(group: ProcessGroup, dev: Dev, server: DevServer, settings: Settings, console: Console) -> None:
+    # Not beside the database file, as a socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="perdure-") as folder:
+        socket = Path(folder) / "deltas.sock"
+        async with hub(socket):
+            await _run_beside(socket, group, dev, server, settings, console)
+
+
+async def _run_beside(
+    socket: Path, group: ProcessGroup, dev: Dev, server: DevServer, settings: Settings, console: Console
+) -> None:
     audit_url = settings.audit_url or (dev.db_file.parent / AUDIT_FOLDER).absolute().as_uri()
-    environment = {**child_environment(server), "PERDURE_AUDIT_URL": audit_url}
+    environment = {
+        **child_environment(server),
+        "PERDURE_AUDIT_URL": audit_url,
+        "PERDURE_DELTA_SOCKET": str(settings.delta_socket or socket),
+    }
     await dev_server.start(group, server)
     if server.api_port is not None:
         await start_api(group, port=server.api_port, app=dev.app, environment=environment)
@@ -196,7 +212,7 @@ def _announce(console: Console, dev: Dev, server: DevServer, audit_url: str, set
     ]
     if dev.api:
         api = f"http://{LOOPBACK}:{server.api_port}"
-        lines.insert(1, f"  API              {api}  (reference: {api}/docs)")
+        lines[1:1] = [f"  Console          {api}/console", f"  API              {api}  (reference: {api}/docs)"]
         if settings.metrics:
             lines.append(f"  Metrics          {api}/metrics")
     if dev.worker and settings.metrics_address:
