@@ -60,7 +60,7 @@ class Gateway:
         self.usage = Usage(reach)
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
-        self.recovery = Recovery(reach)
+        self.recovery = Recovery(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

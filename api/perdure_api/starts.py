@@ -7,9 +7,11 @@ import json
 import re
 import secrets
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.common import (
     SearchAttributePair,
@@ -18,6 +20,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 
+from perdure.agent import Agent
 from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
@@ -25,11 +28,13 @@ from perdure.principal import Principal
 from perdure.priority import Priority
 from perdure.search_attributes import (
     AGENT,
+    MEMO_FORK,
     MEMO_INPUT,
     MEMO_REQUEST,
     MEMO_STARTED,
     MEMO_TRACE,
     ORG,
+    ORIGIN,
     SESSION,
     STATUS,
     USER,
@@ -80,8 +85,16 @@ def request_digest(new: NewRun) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
+def run_arguments(
+    new: NewRun, app: App, principal: Principal, *, changes: Mapping[str, object] | None = None
+) -> RunArguments:
     """Return the workflow's input: the agent resolved, its limits replaced where the request says so.
+
+    Args:
+        new: The request.
+        app: Has the agent.
+        principal: Who asks.
+        changes: Fields of the agent that are others for this run.
 
     Raises:
         UnknownAgentError: The app has no such agent.
@@ -90,7 +103,7 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     """
     _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
-    agent = app.agent(new.agent, new.version)
+    agent = _changed(app.agent(new.agent, new.version), changes or {})
     check_cost_limit(new.limits, agent)
     governing = app.governing(agent)
     spec = app.resolve(agent)
@@ -111,6 +124,16 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     )
 
 
+def _changed(agent: Agent, changes: Mapping[str, object]) -> Agent:
+    if not changes:
+        return agent
+    try:
+        return Agent.model_validate({**dict(agent), **changes})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InvalidInputError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+
+
 async def start_workflow(
     client: Client, arguments: RunArguments, *, run_id: str, task_queue: str, request: str, priority: Priority
 ) -> None:
@@ -127,6 +150,7 @@ async def start_workflow(
         ORG: arguments.org,
         SESSION: arguments.session_id,
         STATUS: first_status(arguments).value,
+        ORIGIN: arguments.forked_from.run_id if arguments.forked_from else None,
     }
     with temporal_errors():
         await client.start_workflow(
@@ -143,6 +167,7 @@ async def start_workflow(
             ),
             memo={
                 **({MEMO_TRACE: trace_id} if (trace_id := trace_id_of(arguments.trace)) else {}),
+                **({MEMO_FORK: arguments.forked_from} if arguments.forked_from else {}),
                 MEMO_INPUT: arguments.input[:LISTED_INPUT],
                 MEMO_REQUEST: request,
                 MEMO_STARTED: datetime.now(UTC),
