@@ -65,7 +65,7 @@ class Gateway:
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
         self.deliveries = Deliveries(reach)
-        self.recovery = Recovery(reach)
+        self.recovery = Recovery(reach, self.runs)
         self.schedules = Schedules(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:

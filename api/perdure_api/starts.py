@@ -7,9 +7,11 @@ import json
 import re
 import secrets
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.common import (
     SearchAttributeKey,
@@ -19,6 +21,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 
+from perdure.agent import Agent
 from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
@@ -26,11 +29,13 @@ from perdure.principal import Principal
 from perdure.priority import Priority
 from perdure.search_attributes import (
     AGENT,
+    MEMO_FORK,
     MEMO_INPUT,
     MEMO_REQUEST,
     MEMO_STARTED,
     MEMO_TRACE,
     ORG,
+    ORIGIN,
     SESSION,
     STATUS,
     USER,
@@ -81,8 +86,16 @@ def request_digest(new: NewRun) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
+def run_arguments(
+    new: NewRun, app: App, principal: Principal, *, changes: Mapping[str, object] | None = None
+) -> RunArguments:
     """Return the workflow's input: the agent resolved, its limits replaced where the request says so.
+
+    Args:
+        new: The request.
+        app: Has the agent.
+        principal: Who asks.
+        changes: Fields of the agent that are others for this run.
 
     Raises:
         UnknownAgentError: The app has no such agent.
@@ -91,7 +104,7 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     """
     _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
-    agent = app.agent(new.agent, new.version)
+    agent = _changed(app.agent(new.agent, new.version), changes or {})
     check_cost_limit(new.limits, agent)
     governing = app.governing(agent)
     spec = app.resolve(agent)
@@ -110,6 +123,16 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
         callback_url=new.callback_url,
         salt=secrets.token_hex(16) if any(tool.secrets for tool in spec.tools) else "",
     )
+
+
+def _changed(agent: Agent, changes: Mapping[str, object]) -> Agent:
+    if not changes:
+        return agent
+    try:
+        return Agent.model_validate({**dict(agent), **changes})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InvalidInputError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
 
 
 async def start_workflow(
@@ -134,7 +157,11 @@ async def start_workflow(
             search_attributes=TypedSearchAttributes(
                 [SearchAttributePair(key, value) for key, value in attributes_of(arguments).items()]
             ),
-            memo={**memo_of(arguments, request), MEMO_STARTED: datetime.now(UTC)},
+            memo={
+                **memo_of(arguments, request),
+                **({MEMO_FORK: arguments.forked_from} if arguments.forked_from else {}),
+                MEMO_STARTED: datetime.now(UTC),
+            },
             static_summary=summary_of(arguments),
             static_details=details_of(arguments),
             rpc_timeout=RPC_TIMEOUT,
@@ -150,6 +177,7 @@ def attributes_of(arguments: RunArguments) -> dict[SearchAttributeKey[str], str]
         ORG: arguments.org,
         SESSION: arguments.session_id,
         STATUS: first_status(arguments).value,
+        ORIGIN: arguments.forked_from.run_id if arguments.forked_from else None,
     }
     return {key: value for key, value in attributes.items() if value is not None}
 

@@ -14,7 +14,7 @@ from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
 from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
-from perdure.contracts import WORKFLOW_NAME, RunStatus
+from perdure.contracts import WORKFLOW_NAME, ForkOrigin, RunStatus
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.feedback import FEEDBACK_WORKFLOW
 from perdure.grant import GRANT_WORKFLOW
@@ -28,6 +28,7 @@ from perdure.search_attributes import (
     COST,
     ERROR,
     MEMO_APPROVALS,
+    MEMO_FORK,
     MEMO_INPUT,
     MEMO_STARTED,
     MEMO_STEERING,
@@ -84,6 +85,18 @@ def executions_query(run_ids: Sequence[str]) -> str:
     """Return the visibility query for all executions of these runs but those that continue-as-new has left."""
     ids = ", ".join(map(_quoted, run_ids))
     return f"WorkflowId IN ({ids}) AND ExecutionStatus != 'ContinuedAsNew'"
+
+
+def fork_query(run_id: str, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for a run's forks; organisations as in `run_query`."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
+            "ExecutionStatus != 'ContinuedAsNew'",
+            *_equals({ORIGIN: run_id}),
+            *_of_orgs(orgs),
+        ]
+    )
 
 
 def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
@@ -248,6 +261,11 @@ async def inbox_memo(execution: WorkflowExecution) -> ApprovalsMemo:
 async def steering_memo(execution: WorkflowExecution) -> SteeringMemo:
     """Return what the run last wrote about being steered."""
     return await execution.memo_value(MEMO_STEERING, SteeringMemo(), type_hint=SteeringMemo)
+
+
+async def fork_origin(execution: WorkflowExecution) -> ForkOrigin | None:
+    """Return where a fork began; None for a run that is none."""
+    return await execution.memo_value(MEMO_FORK, None, type_hint=ForkOrigin)
 
 
 def encode_token(token: bytes | None, *, query: str) -> str | None:
