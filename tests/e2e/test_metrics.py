@@ -78,7 +78,12 @@ def test_every_metric_is_documented_and_every_rule_is_about_one() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("check", "rules", "rules.yaml"), ("test", "rules", "rules-test.yaml"), ("check", "config", "prometheus.yaml")],
+    [
+        ("check", "rules", "rules.yaml"),
+        ("test", "rules", "rules-test.yaml"),
+        ("check", "config", "prometheus.yaml"),
+        ("check", "config", "compose.yaml"),
+    ],
 )
 def test_promtool_passes_the_alerts(command: tuple[str, ...]) -> None:
     """The shipped rules are valid, and fire when they are to."""
