@@ -17,6 +17,7 @@ PerdureError
 ├── GrantNotFoundError          no standing grant has that id
 ├── ScheduleNotFoundError       there is no such schedule
 ├── FeedbackNotFoundError       nobody of that name has given the run feedback
+├── DeliveryNotFoundError       the run has no such delivery
 ├── ConflictError               the run or approval is in a state that forbids the request
 │   └── NotRetriableError           the run has not failed, or can go on from nowhere
 ├── InputTooLargeError          something is over the size Temporal can carry
@@ -127,6 +128,10 @@ class ScheduleNotFoundError(PerdureError):
 
 class FeedbackNotFoundError(PerdureError):
     """Nobody of that name has given the run feedback."""
+
+
+class DeliveryNotFoundError(PerdureError):
+    """The run has no such delivery."""
 
 
 class ConflictError(PerdureError):

@@ -34,6 +34,7 @@ IDENTIFIERS: Final = frozenset(
         "by",
         "call_id",
         "decided_by",
+        "delivery_id",
         "digest",
         "edited_by",
         "effect",

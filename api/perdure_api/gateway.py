@@ -11,6 +11,7 @@ from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings
 from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
+from perdure_api.deliveries import Deliveries
 from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.health import Health
@@ -31,6 +32,7 @@ class Gateway:
     usage: Usage
     health: Health
     feedback: FeedbackBook
+    deliveries: Deliveries
     recovery: Recovery
     schedules: Schedules
 
@@ -62,6 +64,7 @@ class Gateway:
         self.usage = Usage(reach)
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
+        self.deliveries = Deliveries(reach)
         self.recovery = Recovery(reach)
         self.schedules = Schedules(reach, self.runs)
 

@@ -136,6 +136,11 @@ def outcome_query(schedule_id: str) -> str:
     return f"({runs}) OR ({refused})"
 
 
+def errand_query(run_id: str, *, workflow_type: str) -> str:
+    """Return the visibility query for workflows of a type that do something for a run, whatever became of them."""
+    return " AND ".join([f"WorkflowType = {_quoted(workflow_type)}", *_equals({ORIGIN: run_id})])
+
+
 def key_query(*, org: str | None) -> str:
     """Return the visibility query for API keys."""
     return " AND ".join([f"WorkflowType = {_quoted(KEY_WORKFLOW)}", *_equals({ORG: org})])

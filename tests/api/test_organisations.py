@@ -88,7 +88,12 @@ REQUESTS: dict[str, Any] = {
     "give": FeedbackRequest(score=1),
     "retry": RetryRequest(),
 }
-ARGUMENTS: dict[str, Any] = {"approval_id": "c1-x", "grant_id": "g1", "timeout": timedelta(seconds=1)}
+ARGUMENTS: dict[str, Any] = {
+    "approval_id": "c1-x",
+    "grant_id": "g1",
+    "delivery_id": "d1",
+    "timeout": timedelta(seconds=1),
+}
 
 
 @pytest.fixture
