@@ -31,6 +31,7 @@ from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
 from perdure_activities.recovery import reset_run
+from perdure_activities.scoring import ScorerActivities
 from perdure_activities.tool_cache import tool_cache
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
@@ -47,6 +48,7 @@ from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
 from perdure_workflows.retry import Retry
+from perdure_workflows.scoring import Scoring
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -110,15 +112,25 @@ class Perdure(SimplePlugin):
         self._tools = tools = ToolActivities(
             app, transcripts=self.transcripts, worker=worker, threads=threads, cache=self._cache
         )
+        redactor = load_redactor(settings)
+        self._scorers = scorers = ScorerActivities(
+            app,
+            providers=self.providers,
+            transcripts=self.transcripts,
+            breaker=breaker or self._circuits,
+            prices=settings.prices,
+            redactor=redactor,
+            threads=settings.max_concurrent_activities,
+        )
         self._rated_activities: Activities = {
-            "model": (model.call_model,),
+            "model": (model.call_model, scorers.score_run),
             "tool": (tools.call_tool, tools.reconcile_call),
         }
         self._deliveries = deliveries = Deliveries(
             outgoing=outgoing or Outgoing(allowed=settings.callback_allowed_networks),
             secrets=settings.webhook_secrets,
             links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
-            redactor=load_redactor(settings),
+            redactor=redactor,
         )
         super().__init__(
             "perdure",
@@ -135,6 +147,7 @@ class Perdure(SimplePlugin):
                 Ledger,
                 LedgerPage,
                 Retry,
+                Scoring,
             ],
             activities=[
                 model.call_model,
@@ -145,6 +158,8 @@ class Perdure(SimplePlugin):
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
                 deliveries.deliver,
+                scorers.score_run,
+                scorers.record_feedback,
                 open_ledger,
                 read_calendar,
                 deliver_answers,
@@ -199,6 +214,7 @@ class Perdure(SimplePlugin):
             yield
         finally:
             self._tools.close()
+            self._scorers.close()
             await self._circuits.close()
             await self._cache.close()
             if self._deltas is not None:
