@@ -5,6 +5,8 @@ from perdure.app import App
 from perdure.errors import InputRefusedError, PerdureError, ToolError
 from perdure.guard import Guard
 from perdure.input_guard import InputContext
+from perdure.scored_run import Judgement, ScoredCall, ScoredRun
+from perdure.scorer import ModelScorer
 from perdure.tool import NOT_DONE, Approval, Effect, NotDone, ToolContext
 
 __all__ = [
@@ -16,9 +18,13 @@ __all__ = [
     "Guard",
     "InputContext",
     "InputRefusedError",
+    "Judgement",
     "Limits",
+    "ModelScorer",
     "NotDone",
     "PerdureError",
+    "ScoredCall",
+    "ScoredRun",
     "ToolContext",
     "ToolError",
 ]

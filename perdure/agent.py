@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -12,9 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from perdure.budget import Usd
 from perdure.guard import MAX_GUARDS, Guard
-from perdure.messages import Frozen
+from perdure.messages import Frozen, is_empty
+from perdure.model_reference import ModelReference as ModelReference
 from perdure.outage import APOLOGY, MAX_APOLOGY, OnOutage
 from perdure.rate import Rate
+from perdure.scorer import MAX_SCORERS, ModelScorer, ScorerSpec
 from perdure.tool import ToolSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -26,16 +27,6 @@ MAX_FALLBACKS = 4
 """Each model of a chain gets half of the time that those before it have left."""
 
 
-def _model_reference(value: str) -> str:
-    provider, separator, name = value.partition(":")
-    if not separator or not name or not re.fullmatch(r"[a-z][a-z0-9_-]*", provider):
-        raise ValueError(
-            f"{value!r} is not a model reference; write 'provider:model', as in 'anthropic:claude-sonnet-5-5'"
-        )
-    return value
-
-
-ModelReference = Annotated[str, AfterValidator(_model_reference)]
 OnBudget = Literal["stop", "ask", "downgrade"]
 
 
@@ -97,6 +88,8 @@ class Agent(BaseModel):
     the run goes on with `budget_model` and ends only when that does not fit either."""
     budget_model: ModelReference | None = None
     """The cheaper model of `on_budget="downgrade"`."""
+    scorers: Annotated[Sequence[str | ModelScorer], AfterValidator(tuple), Field(max_length=MAX_SCORERS)] = ()
+    """Who judges its runs when they have ended: names of the app's scorers, and models that grade."""
     description: str = ""
     """One line for people choosing an agent."""
 
@@ -130,6 +123,7 @@ class AgentSpec(Frozen):
     output_guard: tuple[Guard, ...] = ()
     on_budget: OnBudget = "stop"
     budget_model: ModelReference | None = None
+    scorers: tuple[ScorerSpec, ...] = Field(default=(), exclude_if=is_empty)
 
     def tool(self, name: str) -> ToolSpec | None:
         """Return the tool of that name, if the agent has it."""

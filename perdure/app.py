@@ -27,6 +27,8 @@ from perdure.policy_file import GoverningPolicy, PolicySource
 from perdure.policy_fit import checked_fit
 from perdure.rate import Rate, RatedQueue, model_queue, tool_queue
 from perdure.schema import build_tool
+from perdure.scored_run import ScorerFunction
+from perdure.scorer import ScorerSpec, repeated_name
 from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
 
 ENTRY_POINT_GROUP = "perdure.apps"
@@ -34,6 +36,7 @@ _PROVIDER_RATES: Final = TypeAdapter(dict[str, Rate])
 
 F = TypeVar("F", bound=ToolFunction)
 C = TypeVar("C", bound=InputCheck)
+S = TypeVar("S", bound=ScorerFunction)
 
 
 class App:
@@ -65,6 +68,7 @@ class App:
         except ValidationError as error:
             raise ConfigurationError(f"provider_rates are wrong: {error}") from error
         self._input_guards: list[tuple[str | None, InputCheck]] = []
+        self._scorers: dict[str, tuple[ScorerSpec, ScorerFunction]] = {}
 
     def tool(
         self,
@@ -162,6 +166,55 @@ class App:
         """Return the checks of what is said to an agent, in order of registration."""
         return [check for name, check in self._input_guards if name in (None, agent)]
 
+    def scorer(
+        self,
+        *,
+        name: str | None = None,
+        sample: float = 1.0,
+        timeout: timedelta | float = timedelta(minutes=1),
+        max_attempts: int = 5,
+    ) -> Callable[[S], S]:
+        """Register the decorated function as a scorer and return it unchanged; agents name it in `scorers`.
+
+            @app.scorer(sample=0.1)
+            def found_the_order(run: ScoredRun) -> float:
+                return any(call.tool == "find_order" and not call.is_error for call in run.tool_calls)
+
+        It is asked when a run has ended, and what it returns is kept as feedback; a plain function in a thread.
+
+        Args:
+            name: Its feedback is by `scorer:NAME`; default: the function's name.
+            sample: The part of an agent's runs that is judged, drawn by the run's id.
+            timeout: For one attempt, in seconds if it is a number.
+            max_attempts: After so many failures the run goes unjudged.
+
+        Raises:
+            ConfigurationError: An option is out of range.
+            DuplicateNameError: The app has a scorer of that name already.
+        """
+
+        def register(function: S) -> S:
+            called = name or getattr(function, "__name__", "")
+            options = {"name": called, "sample": sample, "timeout": timeout, "max_attempts": max_attempts}
+            try:
+                spec = ScorerSpec.model_validate(options)
+            except ValidationError as error:
+                raise ConfigurationError(f"the options of scorer {called!r} are wrong: {error}") from error
+            self._keep_scorer(spec, function)
+            return function
+
+        return register
+
+    def _keep_scorer(self, spec: ScorerSpec, function: ScorerFunction) -> None:
+        if spec.name in self._scorers:
+            raise DuplicateNameError(f"the app already has a scorer named {spec.name!r}; give one another name=")
+        self._scorers[spec.name] = (spec, function)
+
+    def find_scorer(self, name: str) -> ScorerFunction | None:
+        """Return the scorer of that name, or None."""
+        found = self._scorers.get(name)
+        return found[1] if found else None
+
     def add(self, agent: Agent) -> Agent:
         """Register an agent and return it.
 
@@ -178,12 +231,13 @@ class App:
         return agent
 
     def include(self, other: App) -> None:
-        """Take over another app's tools and agents, as when one worker serves several packages.
+        """Take over another app's tools, scorers and agents, as when one worker serves several packages.
 
         A policy of this app governs the other's agents too. Without one, they keep that of the app they come from.
 
         Raises:
-            DuplicateNameError: Both have a tool, or a version of an agent, of one name, or rates of one provider.
+            DuplicateNameError: Both have a tool, a scorer, or a version of an agent, of one name, or rates of one
+                provider.
             ConfigurationError: Both have a policy.
         """
         if self._policy is not None and other._policy is not None:
@@ -195,6 +249,8 @@ class App:
             if tool.spec.name in self._tools:
                 raise DuplicateNameError(f"two apps have a tool named {tool.spec.name!r}")
             self._tools[tool.spec.name] = tool
+        for spec, scorer in other._scorers.values():
+            self._keep_scorer(spec, scorer)
         for agent in other.agents():
             self.add(agent)
             self._origins[agent.name, agent.version] = other
@@ -265,8 +321,8 @@ class App:
 
         Raises:
             UnknownToolError: The agent names a tool that the app does not have.
-            ConfigurationError: Instructions and schemas together are too large for a history, or an output guard's
-                pattern cannot be used.
+            ConfigurationError: Instructions and schemas together are too large for a history, an output guard's
+                pattern cannot be used, or the app does not have a scorer.
         """
         missing = [name for name in agent.tools if name not in self._tools]
         if missing:
@@ -293,6 +349,7 @@ class App:
             output_guard=tuple(agent.output_guard),
             on_budget=agent.on_budget,
             budget_model=agent.budget_model,
+            scorers=self._scorers_of(agent),
         )
         _check_guards(agent)
         size = len(spec.model_dump_json().encode())
@@ -302,6 +359,22 @@ class App:
                 f"at most {MAX_SPEC_BYTES:,} fit in a run's history"
             )
         return spec
+
+    def _scorers_of(self, agent: Agent) -> tuple[ScorerSpec, ...]:
+        specs: list[ScorerSpec] = []
+        for scorer in agent.scorers:
+            if not isinstance(scorer, str):
+                specs.append(scorer.spec())
+            elif scorer in self._scorers:
+                specs.append(self._scorers[scorer][0])
+            else:
+                known = ", ".join(self._scorers) or "none"
+                raise ConfigurationError(
+                    f"agent {agent.name!r} names scorer {scorer!r}, which the app does not have; it has: {known}"
+                )
+        if name := repeated_name(specs):
+            raise DuplicateNameError(f"agent {agent.name!r} has two scorers named {name!r}")
+        return tuple(specs)
 
     def check(self) -> tuple[str, ...]:
         """Resolve every agent and read every policy, so that a mistake stops the process and not a run at night.

@@ -123,7 +123,7 @@ class ModelActivities:
         """Return what history keeps of an answer, as the guards left it, its price included."""
         reply, reference = passed.reply, answer.spec.model
         cost = price(reply, model_reference=reference, provider=answer.provider, overrides=self._prices)
-        _count(call, reference, reply.usage, cost)
+        count_use(call.agent, reference, reply.usage, cost)
         log.info(
             "model_replied",
             model=reply.model,
@@ -256,8 +256,9 @@ class _Attempt:
         return PromptCache(key=key, sent=self.conversation.sent(provider.wire))
 
 
-def _count(call: ModelCall, model: str, usage: Usage, cost: Decimal | None) -> None:
-    labels = {"agent": call.agent, "model": model}
+def count_use(agent: str, model: str, usage: Usage, cost: Decimal | None) -> None:
+    """Have the process's numbers know what a model call on behalf of an agent used."""
+    labels = {"agent": agent, "model": model}
     kinds = {
         "input": usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens,
         "cache_read": usage.cache_read_tokens,

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
-from perdure import App, ToolContext
+from perdure import App, ScoredRun, ToolContext
 from perdure.codec import data_converter
 from perdure.contracts import RunStatus
 from perdure.messages import Message, UserMessage
@@ -64,7 +64,7 @@ async def restless() -> AsyncIterator[WorkflowEnvironment]:
         yield environment
 
 
-def reader(size: int) -> App:
+def reader(size: int, *scorers: str) -> App:
     """An app that reads pages of that many characters, and one tool that asks."""
     app = App()
 
@@ -78,7 +78,7 @@ def reader(size: int) -> App:
         """Sign a page."""
         return f"signed {page}"
 
-    app.add(agent(tools=("read", "sign")))
+    app.add(agent(tools=("read", "sign"), scorers=scorers))
     return app
 
 
@@ -275,3 +275,26 @@ async def test_each_thing_is_told_once_across_executions(restless: WorkflowEnvir
 
 async def _settled(handle: Handle, approval_id: str) -> bool:
     return approval_id not in [asked.approval_id for asked in (await view(handle)).pending_approvals]
+
+
+async def test_a_run_of_several_executions_is_judged_once_and_whole(restless: WorkflowEnvironment) -> None:
+    """By its last execution; the scorer gets the calls of the earlier ones too, which hold them still."""
+    app = reader(100_000, "counts")
+    seen: list[ScoredRun] = []
+
+    @app.scorer()
+    def counts(run: ScoredRun) -> float:
+        seen.append(run)
+        return 1
+
+    model = InProcessModel(partial(read_pages, 8))
+    async with serving(restless.client, app, model) as settings:
+        handle = await start(restless.client, app, settings, text="Read.")
+        await handle.result()
+        assert (await page(handle)).base > 0
+        await eventually(lambda: bool(seen), within=timedelta(seconds=30), what="the scorer")
+
+    [run] = seen
+    assert run.input == "Read."
+    assert [call.arguments["page"] for call in run.tool_calls] == list(range(8))
+    assert all(call.result.startswith(f"page {call.arguments['page']} ") for call in run.tool_calls)

@@ -31,6 +31,7 @@ from perdure_activities.notice_body import Links
 from perdure_activities.providers.provider import Provider
 from perdure_activities.providers.registry import default_providers
 from perdure_activities.recovery import reset_run
+from perdure_activities.scoring import ScorerActivities
 from perdure_activities.tool_cache import tool_cache
 from perdure_activities.tools import ToolActivities
 from perdure_activities.transcripts import Transcripts
@@ -49,6 +50,7 @@ from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
 from perdure_workflows.retry import Retry
 from perdure_workflows.scheduled_run import ScheduledRun
+from perdure_workflows.scoring import Scoring
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -112,8 +114,18 @@ class Perdure(SimplePlugin):
         self._tools = tools = ToolActivities(
             app, transcripts=self.transcripts, worker=worker, threads=threads, cache=self._cache
         )
+        redactor = load_redactor(settings)
+        self._scorers = scorers = ScorerActivities(
+            app,
+            providers=self.providers,
+            transcripts=self.transcripts,
+            breaker=breaker or self._circuits,
+            prices=settings.prices,
+            redactor=redactor,
+            threads=settings.max_concurrent_activities,
+        )
         self._rated_activities: Activities = {
-            "model": (model.call_model,),
+            "model": (model.call_model, scorers.score_run),
             "tool": (tools.call_tool, tools.reconcile_call),
         }
         outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
@@ -121,7 +133,7 @@ class Perdure(SimplePlugin):
             outgoing=outgoing,
             secrets=settings.webhook_secrets,
             links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
-            redactor=load_redactor(settings),
+            redactor=redactor,
         )
         super().__init__(
             "perdure",
@@ -139,6 +151,7 @@ class Perdure(SimplePlugin):
                 LedgerPage,
                 Retry,
                 ScheduledRun,
+                Scoring,
             ],
             activities=[
                 model.call_model,
@@ -150,6 +163,8 @@ class Perdure(SimplePlugin):
                 AuditActivities(settings).audit,
                 deliveries.deliver,
                 ScheduledStarts(app, settings, outgoing=outgoing).prepare_run,
+                scorers.score_run,
+                scorers.record_feedback,
                 open_ledger,
                 read_calendar,
                 deliver_answers,
@@ -204,6 +219,7 @@ class Perdure(SimplePlugin):
             yield
         finally:
             self._tools.close()
+            self._scorers.close()
             await self._circuits.close()
             await self._cache.close()
             if self._deltas is not None:

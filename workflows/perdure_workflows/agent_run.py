@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.publication import Publication
     from perdure_workflows.purse import Purse
     from perdure_workflows.renewal import Renewal
+    from perdure_workflows.scorings import Scorings
     from perdure_workflows.shortfall import Shortfall
     from perdure_workflows.signals import NO_PAYLOAD
     from perdure_workflows.state import RunArguments, RunState
@@ -46,6 +47,7 @@ class AgentRun:
         self._approvals = Approvals(state.approvals, self._renewal)
         self._steering = Steering(state.steering)
         self._notices = Notices(arguments)
+        self._scorings = Scorings(arguments)
         self._publication = Publication(state, self._approvals, self._steering, self._notices)
         self._purse = Purse(arguments, state, self._transcript)
         self._succession = Succession(arguments, state, self._transcript, self._purse)
@@ -63,9 +65,9 @@ class AgentRun:
         try:
             result = await self._until_handed_over()
         except (Exception, asyncio.CancelledError):  # an evicted run is discarded by GeneratorExit, unawaited
-            await self._let_notices_start()
+            await self._let_children_start()
             raise
-        await self._let_notices_start()
+        await self._let_children_start()
         return result
 
     async def _until_handed_over(self) -> RunResult:
@@ -202,14 +204,19 @@ class AgentRun:
             refusal=ending.refusal,
         )
         self._publication.end(result)
+        self._scorings.end(result, length=self._transcript.length)
         return result
 
-    async def _let_notices_start(self) -> None:
-        """Wait until the server has started the deliveries, as it starts none of a workflow that is over."""
-        waited = self._notices.starting
-        while self._notices.starting:
+    async def _let_children_start(self) -> None:
+        """Wait until the server has started deliveries and scorings, as it starts none of a workflow that is over."""
+
+        def started() -> bool:
+            return not (self._notices.starting or self._scorings.starting)
+
+        waited = not started()
+        while not started():
             with suppress(asyncio.CancelledError):
-                await workflow.wait_condition(lambda: not self._notices.starting)
+                await workflow.wait_condition(started)
         if waited:
             self._turn_away_late_words()
 

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.notice import Notice
     from perdure.rate import model_queue, tool_queue
     from perdure.recovery import RetryOrder
+    from perdure.scoring import ScoringOrder
     from perdure.tool import ToolSpec
     from perdure_workflows.state import Call
 
@@ -32,6 +33,10 @@ DELIVERY_TIMEOUT = timedelta(seconds=60)
 DELIVERY_PATIENCE = timedelta(days=3)
 DELIVERY_LIFETIME = DELIVERY_PATIENCE + timedelta(hours=12)
 """After this Temporal ends a delivery that no worker takes up."""
+SCORING_MARGIN = timedelta(minutes=2)
+"""Added to a scorer's time, for reading the run."""
+SCORING_LIFETIME = timedelta(days=3)
+"""After this Temporal ends a scoring that no worker takes up."""
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
 PREPARATION_TIMEOUT = timedelta(seconds=60)
 PREPARATION_ATTEMPTS = 60
@@ -171,6 +176,29 @@ def retry_options(order: RetryOrder) -> ActivityOptions:
     return _options(
         timeout=RETRY_TIMEOUT, heartbeat=HEARTBEAT_TIMEOUT, retries=_RUNTIME_RETRIES, summary=f"retry {order.run_id}"
     )
+
+
+def scoring_options(order: ScoringOrder) -> ActivityOptions:
+    """For a scorer: tried again after 2 s, 6 s, 18 s and so on, up to ten minutes, as often as its author lets it."""
+    scorer = order.scorer
+    provider = scorer.grading.model.partition(":")[0] if scorer.grading else ""
+    return _options(
+        timeout=scorer.timeout + SCORING_MARGIN,
+        heartbeat=HEARTBEAT_TIMEOUT,
+        retries=RetryPolicy(
+            initial_interval=timedelta(seconds=2),
+            backoff_coefficient=3,
+            maximum_interval=timedelta(minutes=10),
+            maximum_attempts=scorer.max_attempts,
+        ),
+        summary=f"scorer {scorer.name}",
+        task_queue=model_queue(_own_queue(), provider) if order.rated else None,
+    )
+
+
+def feedback_options() -> ActivityOptions:
+    """For keeping what a scorer thinks: one call to the server."""
+    return _options(timeout=CHECK_TIMEOUT, heartbeat=None, retries=_RUNTIME_RETRIES, summary="feedback")
 
 
 def opening_options() -> ActivityOptions:

@@ -146,6 +146,7 @@ def _changed_spec(spec: AgentSpec, change: Change) -> AgentSpec:
         "provider_rates": {},
         "tools": tuple(tool.model_copy(update={"rate": None}) for tool in spec.tools),
         "on_budget": "stop",
+        "scorers": (),
         "budget_model": None,
         "on_outage": "fail",
     }
