@@ -15,7 +15,9 @@ PerdureError
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
 ├── GrantNotFoundError          no standing grant has that id
+├── ScheduleNotFoundError       there is no such schedule
 ├── FeedbackNotFoundError       nobody of that name has given the run feedback
+├── DeliveryNotFoundError       the run has no such delivery
 ├── ConflictError               the run or approval is in a state that forbids the request
 │   └── NotRetriableError           the run has not failed, or can go on from nowhere
 ├── InputTooLargeError          something is over the size Temporal can carry
@@ -120,8 +122,16 @@ class GrantNotFoundError(PerdureError):
     """No standing grant has that id."""
 
 
+class ScheduleNotFoundError(PerdureError):
+    """There is no such schedule."""
+
+
 class FeedbackNotFoundError(PerdureError):
     """Nobody of that name has given the run feedback."""
+
+
+class DeliveryNotFoundError(PerdureError):
+    """The run has no such delivery."""
 
 
 class ConflictError(PerdureError):

@@ -9,6 +9,7 @@ from pydantic import Field
 from temporalio import activity
 
 from perdure.contracts import RunResult
+from perdure.endpoint import parse_endpoint
 from perdure.messages import Frozen, is_empty
 from perdure.notification import Occasion
 from perdure.oversight import ApprovalRecord, PendingApproval
@@ -53,6 +54,11 @@ class Notice(Frozen):
     """For `run.ended`."""
     trace: str = Field(default="", exclude_if=is_empty)
     """As in `RunInput`."""
+
+
+def summary(notice: Notice) -> str:
+    """Return what the Web UI calls the delivery; of an address no more than the host, as the rest may be a secret."""
+    return f"{notice.type} of {notice.run.run_id} to {parse_endpoint(notice.url).host}"
 
 
 class Delivered(Frozen):

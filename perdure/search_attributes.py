@@ -22,7 +22,7 @@ STEPS: Final = SearchAttributeKey.for_int("PerdureSteps")
 ERROR: Final = SearchAttributeKey.for_keyword("PerdureError")
 """The type of the error that a run failed with, written with the status."""
 ORIGIN: Final = SearchAttributeKey.for_keyword("PerdureOrigin")
-"""The run that this is about: the one that a fork began in, or the one that somebody judged."""
+"""The run that this is about: the one that a fork began in, that somebody judged, or that has something told."""
 SCORE: Final = SearchAttributeKey.for_float("PerdureScore")
 """Of a feedback: how good its run was, from 0 to 1."""
 

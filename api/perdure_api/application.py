@@ -47,12 +47,14 @@ from perdure_api.routes import (
     approvals,
     audit,
     codec,
+    deliveries,
     events,
     feedback,
     grants,
     health,
     recovery,
     runs,
+    schedules,
     usage,
 )
 from perdure_api.routes import metrics as numbers
@@ -68,6 +70,8 @@ ROUTED: Final = (
     recovery,
     events,
     feedback,
+    deliveries,
+    schedules,
     approvals,
     grants,
     agents,

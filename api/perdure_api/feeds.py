@@ -8,8 +8,8 @@ is slow costs no memory, and gets what it missed of a text as one delta.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Final, NamedTuple
 
 import structlog
@@ -113,9 +113,10 @@ class _Feed:
 
     async def _listen(self, deltas: DeltaBus) -> None:
         try:
-            async for piece in deltas.listen(self._run_id):
-                if self.speech.add(piece) and self.voice is not None:
-                    self._announce()
+            async with aclosing(deltas.listen(self._run_id)) as pieces:
+                async for piece in pieces:
+                    if self.speech.add(piece) and self.voice is not None:
+                        self._announce()
         except Exception as error:  # whatever is wrong with a bus, viewers get the events
             log.warning("deltas_broke", run_id=self._run_id, error=repr(error))
 
@@ -165,7 +166,12 @@ class Feeds:
         self._deltas = deltas
         self._feeds: dict[str, _Feed] = {}
 
-    async def follow(self, run_id: str, *, after: str | None = None, deltas: bool = True) -> AsyncIterator[Told]:
+    @property
+    def watched(self) -> list[str]:
+        """The runs that somebody follows here."""
+        return list(self._feeds)
+
+    async def follow(self, run_id: str, *, after: str | None = None, deltas: bool = True) -> AsyncGenerator[Told]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends.
 
         Args:

@@ -11,12 +11,14 @@ from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings
 from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
+from perdure_api.deliveries import Deliveries
 from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.health import Health
 from perdure_api.reach import Reach
 from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
+from perdure_api.schedules import Schedules
 from perdure_api.usage import Usage
 
 
@@ -30,7 +32,9 @@ class Gateway:
     usage: Usage
     health: Health
     feedback: FeedbackBook
+    deliveries: Deliveries
     recovery: Recovery
+    schedules: Schedules
 
     def __init__(
         self,
@@ -60,7 +64,9 @@ class Gateway:
         self.usage = Usage(reach)
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
+        self.deliveries = Deliveries(reach)
         self.recovery = Recovery(reach, self.runs)
+        self.schedules = Schedules(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

@@ -28,6 +28,7 @@ from perdure.outgoing import NotResolvedError
 from perdure.oversight import Hold, SteeringMessage
 from perdure.priority import Priority, priority_of
 from perdure.redaction import redacted
+from perdure.schedule import PreparedRun
 from perdure.search_attributes import MEMO_REQUEST
 from perdure_api import visibility
 from perdure_api.agent_span import agent_span
@@ -46,7 +47,18 @@ from perdure_api.schemas import (
     RunPage,
     StartedRun,
 )
-from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_api.starts import (
+    BACKSTOP,
+    attributes_of,
+    checked_run_id,
+    details_of,
+    memo_of,
+    request_digest,
+    run_arguments,
+    run_id_for,
+    start_workflow,
+    summary_of,
+)
 from perdure_api.superseded import current
 from perdure_api.terms import with_terms
 from perdure_workflows.state import RunArguments
@@ -81,11 +93,7 @@ class Runs:
             InvalidInputError: The run's id cannot be one, or it would be allowed to cost more than the agent is.
         """
         new = commissioned(self._reach.principal, new)
-        arguments = run_arguments(new, self._reach.app, self._reach.principal)
-        await self.check_input_of(new.input, context_of(arguments), limit=MAX_INPUT_BYTES)
-        if new.callback_url is not None:
-            await self._check_callback(new.callback_url)
-        arguments = await with_terms(arguments, self._reach.settings)
+        arguments = await self._prepared(new)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
         return await self.begin(arguments, chosen=chosen, request=request_digest(new), priority=new.priority)
 
@@ -114,6 +122,35 @@ class Runs:
             return StartedRun(run_id=chosen, created=False)
         log.info("run_started", run_id=chosen, agent=arguments.spec.name, user=arguments.user, org=arguments.org)
         return StartedRun(run_id=chosen, created=True)
+
+    async def prepare(self, new: NewRun, *, run_id: str) -> PreparedRun:
+        """Return what a run of that id would start with now, for who starts it elsewhere; raises as `start`."""
+        new = commissioned(self._reach.principal, new)
+        arguments = await self._prepared(new)
+        with agent_span(arguments, run_id=run_id) as trace:
+            arguments = arguments.model_copy(update={"trace": trace})
+        keys = new.priority.keys(org=arguments.org)
+        return PreparedRun(
+            arguments=arguments,
+            attributes={key.name: value for key, value in attributes_of(arguments).items()},
+            memo=memo_of(arguments, request_digest(new)),
+            summary=summary_of(arguments),
+            details=details_of(arguments),
+            timeout=arguments.limits.run_timeout + BACKSTOP,
+            priority_key=keys.priority_key,
+            fairness_key=keys.fairness_key,
+        )
+
+    async def check(self, new: NewRun) -> None:
+        """Refuse what could not be started now; raises as `start`."""
+        await self._prepared(commissioned(self._reach.principal, new))
+
+    async def _prepared(self, new: NewRun) -> RunArguments:
+        arguments = run_arguments(new, self._reach.app, self._reach.principal)
+        await self.check_input_of(new.input, context_of(arguments), limit=MAX_INPUT_BYTES)
+        if new.callback_url is not None:
+            await self._check_callback(new.callback_url)
+        return await with_terms(arguments, self._reach.settings)
 
     async def get(self, run_id: str) -> RunDetail:
         """Return a run as it is now, or how it ended.

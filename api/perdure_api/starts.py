@@ -14,6 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.common import (
+    SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -143,15 +144,6 @@ async def start_workflow(
         WorkflowAlreadyStartedError: There was one.
         ServerUnreachableError: Temporal does not answer; repeating the call with the same id is safe.
     """
-    attributes = {
-        AGENT: arguments.spec.name,
-        VERSION: arguments.spec.version,
-        USER: arguments.user,
-        ORG: arguments.org,
-        SESSION: arguments.session_id,
-        STATUS: first_status(arguments).value,
-        ORIGIN: arguments.forked_from.run_id if arguments.forked_from else None,
-    }
     with temporal_errors():
         await client.start_workflow(
             AgentRun.run,
@@ -163,19 +155,38 @@ async def start_workflow(
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             execution_timeout=arguments.limits.run_timeout + BACKSTOP,
             search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(key, value) for key, value in attributes.items() if value is not None]
+                [SearchAttributePair(key, value) for key, value in attributes_of(arguments).items()]
             ),
             memo={
-                **({MEMO_TRACE: trace_id} if (trace_id := trace_id_of(arguments.trace)) else {}),
+                **memo_of(arguments, request),
                 **({MEMO_FORK: arguments.forked_from} if arguments.forked_from else {}),
-                MEMO_INPUT: arguments.input[:LISTED_INPUT],
-                MEMO_REQUEST: request,
                 MEMO_STARTED: datetime.now(UTC),
             },
-            static_summary=_summary(arguments),
-            static_details=_details(arguments),
+            static_summary=summary_of(arguments),
+            static_details=details_of(arguments),
             rpc_timeout=RPC_TIMEOUT,
         )
+
+
+def attributes_of(arguments: RunArguments) -> dict[SearchAttributeKey[str], str]:
+    """Return the search attributes that a run starts with."""
+    attributes = {
+        AGENT: arguments.spec.name,
+        VERSION: arguments.spec.version,
+        USER: arguments.user,
+        ORG: arguments.org,
+        SESSION: arguments.session_id,
+        STATUS: first_status(arguments).value,
+        ORIGIN: arguments.forked_from.run_id if arguments.forked_from else None,
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def memo_of(arguments: RunArguments, request: str) -> dict[str, str]:
+    """Return the memo that a run starts with, but for the time."""
+    trace_id = trace_id_of(arguments.trace)
+    shown = {MEMO_TRACE: trace_id} if trace_id else {}
+    return {**shown, MEMO_INPUT: arguments.input[:LISTED_INPUT], MEMO_REQUEST: request}
 
 
 def first_status(arguments: RunArguments) -> RunStatus:
@@ -189,11 +200,13 @@ def _check_size(what: str, size: int, limit: int) -> None:
         raise InputTooLargeError(f"the {what} is {size:,} bytes; at most {limit:,} fit, so nothing was started")
 
 
-def _summary(arguments: RunArguments) -> str:
+def summary_of(arguments: RunArguments) -> str:
+    """Return the line that the Temporal Web UI shows above the run."""
     return f"{arguments.spec.name}: {' '.join(arguments.input.split())[:SUMMARY_INPUT]}"
 
 
-def _details(arguments: RunArguments) -> str:
+def details_of(arguments: RunArguments) -> str:
+    """Return what the Temporal Web UI shows of the run, in Markdown."""
     spec = arguments.spec
     facts = {
         "agent": f"{spec.name} {spec.version}",

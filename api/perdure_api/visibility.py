@@ -21,6 +21,7 @@ from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
 from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
 from perdure.oversight import ApprovalsMemo, SteeringMemo
+from perdure.schedule import SCHEDULED_NAME, scheduled_id
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,
@@ -128,6 +129,29 @@ def feedback_query(run_id: str) -> str:
     return " AND ".join(
         [f"WorkflowType = {_quoted(FEEDBACK_WORKFLOW)}", "ExecutionStatus = 'Running'", *_equals({ORIGIN: run_id})]
     )
+
+
+def errand_query(run_id: str, *, workflow_type: str) -> str:
+    """Return the visibility query for workflows of a type that do something for a run, whatever became of them."""
+    return " AND ".join([f"WorkflowType = {_quoted(workflow_type)}", *_equals({ORIGIN: run_id})])
+
+
+def schedule_query(agent: str | None, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for schedules; organisations as in `run_query`."""
+    return " AND ".join([*_equals({AGENT: agent}), *_of_orgs(orgs)])
+
+
+def outcome_query(schedule_id: str) -> str:
+    """Return the visibility query for a schedule's runs, and for those that it could not start."""
+    runs = (
+        f"WorkflowType = {_quoted(WORKFLOW_NAME)} AND ExecutionStatus != 'ContinuedAsNew' "
+        f"AND WorkflowId STARTS_WITH {_quoted(f'{schedule_id}-')}"
+    )
+    refused = (
+        f"WorkflowType = {_quoted(SCHEDULED_NAME)} AND ExecutionStatus = 'Failed' "
+        f"AND WorkflowId STARTS_WITH {_quoted(scheduled_id(schedule_id))}"
+    )
+    return f"({runs}) OR ({refused})"
 
 
 def key_query(*, org: str | None) -> str:

@@ -17,7 +17,7 @@ def delta_bus(settings: Settings) -> DeltaBus | None:
     if settings.delta_socket is not None:
         return SocketBus(settings.delta_socket)
     if address := redis_address(settings):
-        from perdure.deltas.redis_bus import RedisBus
+        from perdure.deltas.redis_bus import RedisBus  # an extra
 
-        return RedisBus(address)
+        return RedisBus(address, prefix=f"perdure:{settings.task_queue}:deltas:", keyring=settings.keyring())
     return None

@@ -85,7 +85,12 @@ REQUESTS: dict[str, Any] = {
     "retry": RetryRequest(),
     "fork": ForkRequest(),
 }
-ARGUMENTS: dict[str, Any] = {"approval_id": "c1-x", "grant_id": "g1", "timeout": timedelta(seconds=1)}
+ARGUMENTS: dict[str, Any] = {
+    "approval_id": "c1-x",
+    "grant_id": "g1",
+    "delivery_id": "d1",
+    "timeout": timedelta(seconds=1),
+}
 
 
 @pytest.fixture

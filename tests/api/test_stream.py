@@ -106,7 +106,7 @@ async def test_a_late_viewer_gets_the_step_so_far(live: Api) -> None:
         stage.cues[2].set()
         stage.curtain.set()
         rest = await until(late, "run.ended")
-        await again.aclose()  # type: ignore[attr-defined]  # it is a generator
+        await again.aclose()
         await until(early, "run.ended")
 
     assert Delta.model_validate_json(heard[-1].data) == Delta(step=1, attempt=1, seq=2, text="It is ")

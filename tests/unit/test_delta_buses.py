@@ -8,16 +8,19 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from perdure.deltas import DeltaBus, Piece
 from perdure.deltas.opening import delta_bus
 from perdure.deltas.redis_bus import RedisBus
 from perdure.deltas.socket_bus import SocketBus, hub
+from perdure.encryption import Keyring, new_key
 from perdure.settings import Settings
 from perdure.testing import eventually
 from tests.redis_server import RedisServer
 
 RUN = "run-1"
+KEYS = Keyring({"k": new_key()}, current="k")
 
 
 def piece(seq: int, text: str = "", *, step: int = 1, attempt: int = 1) -> Piece:
@@ -36,7 +39,9 @@ class Place:
 
     def process(self) -> DeltaBus:
         """Return the bus of one more process."""
-        return SocketBus(self._socket) if self._kind == "socket" else RedisBus(self._redis.url)
+        if self._kind == "socket":
+            return SocketBus(self._socket)
+        return RedisBus(self._redis.url, prefix="deltas:", keyring=KEYS if self._kind == "encrypted" else None)
 
     async def start(self) -> None:
         """Let it be there."""
@@ -73,7 +78,7 @@ class Ear:
                 self.heard.append((heard.step, heard.attempt, heard.seq, heard.text))
 
 
-@pytest.fixture(params=["socket", "redis"])
+@pytest.fixture(params=["socket", "redis", "encrypted"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """A place that is there."""
     place = Place(request.param, tmp_path)
@@ -160,6 +165,39 @@ async def test_a_bus_that_is_away_stops_nobody(kind: str, tmp_path: Path) -> Non
         finally:
             await place.stop()
         await ear.close()
+
+
+async def test_a_redis_reads_nothing_where_history_is_encrypted(tmp_path: Path) -> None:
+    """A piece in Redis is encrypted by the same keys as history; who has none of them hears nothing."""
+    async with RedisServer(tmp_path) as server, Redis.from_url(server.url) as redis:
+        worker = RedisBus(server.url, prefix="deltas:", keyring=KEYS)
+        worker.publish(RUN, piece(1, "a quince"))
+
+        async def stored() -> object:
+            return await redis.xrange(f"deltas:{RUN}")
+
+        entries = await eventually(stored, what="the piece in Redis")
+        await worker.close()
+
+    assert "quince" not in repr(entries)
+
+
+async def test_a_stream_in_redis_holds_one_attempt_and_ends(tmp_path: Path) -> None:
+    """With its first piece the attempt before is dropped, and all of it some time after the last."""
+    async with RedisServer(tmp_path) as server, Redis.from_url(server.url) as redis:
+        worker = RedisBus(server.url, prefix="deltas:", keyring=None)
+        for seq in range(1, 50):
+            worker.publish(RUN, piece(seq, "x"))
+        worker.publish(RUN, piece(1, "y", step=2))
+
+        async def one() -> bool:
+            return bool(await redis.xlen(f"deltas:{RUN}") == 1 and await redis.xrevrange(f"deltas:{RUN}"))
+
+        await eventually(one, what="the second step alone")
+        left = await redis.ttl(f"deltas:{RUN}")
+        await worker.close()
+
+    assert 0 < left <= 600
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from perdure_workers.auditing import auditing
 from perdure_workers.interceptors import Observation
 from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
+from perdure_workers.scheduled_starts import ScheduledStarts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
@@ -47,6 +48,7 @@ from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
 from perdure_workflows.retry import Retry
+from perdure_workflows.scheduled_run import ScheduledRun
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a dead worker's cached runs wait before another worker takes them over."""
@@ -114,8 +116,9 @@ class Perdure(SimplePlugin):
             "model": (model.call_model,),
             "tool": (tools.call_tool, tools.reconcile_call),
         }
+        outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
         self._deliveries = deliveries = Deliveries(
-            outgoing=outgoing or Outgoing(allowed=settings.callback_allowed_networks),
+            outgoing=outgoing,
             secrets=settings.webhook_secrets,
             links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
             redactor=load_redactor(settings),
@@ -135,6 +138,7 @@ class Perdure(SimplePlugin):
                 Ledger,
                 LedgerPage,
                 Retry,
+                ScheduledRun,
             ],
             activities=[
                 model.call_model,
@@ -145,6 +149,7 @@ class Perdure(SimplePlugin):
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
                 deliveries.deliver,
+                ScheduledStarts(app, settings, outgoing=outgoing).prepare_run,
                 open_ledger,
                 read_calendar,
                 deliver_answers,

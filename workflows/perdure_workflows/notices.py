@@ -18,11 +18,10 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from perdure.contracts import RunResult, cut
-    from perdure.endpoint import parse_endpoint
-    from perdure.notice import DELIVERY_NAME, DELIVERY_PREFIX, MAX_OUTPUT_BYTES, Notice, RunFacts
+    from perdure.notice import DELIVERY_NAME, DELIVERY_PREFIX, MAX_OUTPUT_BYTES, Notice, RunFacts, summary
     from perdure.notification import NotificationTarget, Occasion
     from perdure.oversight import ApprovalRecord, ApprovalsMemo, PendingApproval
-    from perdure.search_attributes import AGENT, ORG
+    from perdure.search_attributes import AGENT, ORG, ORIGIN
     from perdure_workflows.options import DELIVERY_LIFETIME
     from perdure_workflows.state import RunArguments
 
@@ -116,7 +115,8 @@ class Notices:
 
     async def _start(self, notice: Notice, workflow_id: str) -> workflow.ChildWorkflowHandle[Any, Any]:
         run = self._arguments
-        org = [SearchAttributePair(ORG, run.org)] if run.org else []
+        named = {AGENT: run.spec.name, ORIGIN: workflow.info().workflow_id, ORG: run.org}
+        attributes = [SearchAttributePair(key, value) for key, value in named.items() if value]
         return await workflow.start_child_workflow(
             DELIVERY_NAME,
             notice,
@@ -124,8 +124,8 @@ class Notices:
             parent_close_policy=ParentClosePolicy.ABANDON,
             cancellation_type=ChildWorkflowCancellationType.ABANDON,
             execution_timeout=DELIVERY_LIFETIME,
-            search_attributes=TypedSearchAttributes([SearchAttributePair(AGENT, run.spec.name), *org]),
-            static_summary=f"{notice.type} of {notice.run.run_id} to {parse_endpoint(notice.url).host}",
+            search_attributes=TypedSearchAttributes(attributes),
+            static_summary=summary(notice),
         )
 
     def _facts(self) -> RunFacts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -93,12 +94,13 @@ async def read(
 
 
 async def _messages(
-    events: AsyncIterator[Told], request: Request, run_id: str, *, stopping: asyncio.Event
+    events: AsyncGenerator[Told], request: Request, run_id: str, *, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
     try:
-        async for told in _until(_over(stopping, request), events):
-            yield ServerSentEvent(id=str(told.id) if told.id else None, event=told.kind, data=told.data)
+        async with aclosing(events), aclosing(_until(_over(stopping, request), events)) as ongoing:
+            async for told in ongoing:
+                yield ServerSentEvent(id=str(told.id) if told.id else None, event=told.kind, data=told.data)
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))
@@ -126,7 +128,7 @@ async def _may_follow(request: Request) -> bool:
     return True
 
 
-async def _until(over: Coroutine[Any, Any, None], events: AsyncIterator[Told]) -> AsyncIterator[Told]:
+async def _until(over: Coroutine[Any, Any, None], events: AsyncIterator[Told]) -> AsyncGenerator[Told]:
     """Iterate until it is over: an idle stream would hold a server up, and a cut one is an error to the client."""
     stop = asyncio.create_task(over)
     upcoming = asyncio.ensure_future(anext(events, None))

@@ -310,6 +310,29 @@ def feedback(
 
 
 @runs.command()
+def deliveries(run_id: RunArgument, as_json: JsonOption = False, address: AddressOption = None) -> None:
+    """See whom a run has told what, and what became of it."""
+    from perdure_workers.cli.actions.deliveries import list_deliveries
+
+    execute(list_deliveries(run_id, as_json=as_json, address=address))
+
+
+@runs.command()
+def redeliver(
+    run_id: RunArgument,
+    delivery_id: Annotated[
+        str, typer.Argument(metavar="DELIVERY", help="Its id, as runs deliveries lists it.", show_default=False)
+    ],
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Send again what was given up."""
+    from perdure_workers.cli.actions.deliveries import redeliver
+
+    execute(redeliver(run_id, delivery_id, as_json=as_json, address=address))
+
+
+@runs.command()
 def export(
     run_id: RunArgument,
     output: Annotated[

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from temporalio.client import Client
 from temporalio.runtime import Runtime, TelemetryConfig
 
@@ -24,7 +26,7 @@ async def connected(settings: Settings, *, address: str | None) -> AsyncIterator
     Raises:
         PerdureError: As `temporal_errors`; nothing answers, or no longer.
     """
-    silence_sdk()
+    silence()
     client = await connect(settings, address=address)
     with temporal_errors():
         yield client
@@ -51,7 +53,8 @@ def operator() -> Principal:
     return OPERATOR.model_copy(update={"user": getpass.getuser()})
 
 
-def silence_sdk() -> None:
-    """Have the SDK log nothing in this process."""
+def silence() -> None:
+    """Have nothing logged in this process: what a command has to say it prints."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     # The SDK's core logs to standard output, where it would stand between a command's lines of JSON.
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)

@@ -47,7 +47,7 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
         InvalidInputError: Something was typed that cannot be.
         PerdureError: The app does not load, the agent is unknown, or no server answers.
     """
-    new = _new_run(order)
+    new = new_run(order)
     settings = load_settings(app=app)
     loaded = load_here(settings)
     async with connected(settings, address=address) as client:
@@ -60,7 +60,12 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
         return await wait_for(client, started.run_id, redactor=load_redactor(settings), as_json=as_json)
 
 
-def _new_run(order: Order) -> NewRun:
+def new_run(order: Order) -> NewRun:
+    """Return the run that was typed.
+
+    Raises:
+        InvalidInputError: It cannot be one.
+    """
     name, _, version = order.agent.partition("@")
     try:
         return NewRun.model_validate(

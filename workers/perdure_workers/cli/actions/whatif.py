@@ -8,7 +8,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final
 
-import structlog
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.text import Text
@@ -25,7 +24,7 @@ from perdure.personal_data import load_redactor
 from perdure.prices import price_ceilings
 from perdure.settings import Settings, load_settings
 from perdure_activities.providers.registry import default_providers, provider_for
-from perdure_workers.cli.actions.connection import silence_sdk
+from perdure_workers.cli.actions.connection import silence
 from perdure_workers.cli.actions.output import ENDS, console, print_json
 from perdure_workers.cli.actions.replay import histories_of
 from perdure_workers.cli.ending import ExitCode
@@ -64,8 +63,7 @@ async def replay_what_if(run: str, question: Question, *, as_json: bool, address
         RunNotFoundError: There is no such run, and no such file.
     """
     logging.getLogger().setLevel(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    silence_sdk()
+    silence()
     settings = load_settings()
     if question.model is not None:
         _check_model(question.model)
