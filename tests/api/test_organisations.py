@@ -73,7 +73,9 @@ METHODS = [
     (part, name)
     for part, kind in get_type_hints(Gateway).items()
     for name, method in inspect.getmembers(kind, inspect.isfunction)
-    if not name.startswith("_") and "run_id" in inspect.signature(method).parameters and name != "start"
+    if not name.startswith("_")
+    and "run_id" in inspect.signature(method).parameters
+    and name not in ("start", "prepare")  # theirs is of a run to be
 ]
 REQUESTS: dict[str, Any] = {
     "message": MessageRequest(text="hi"),
