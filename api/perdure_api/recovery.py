@@ -124,7 +124,7 @@ class Recovery:
         priority = priority_of(description.raw_description.workflow_execution_info.priority.priority_key)
         return await self._runs.begin(
             arguments,
-            run_id=run_id_for(idempotency_key, org=new.org),
+            chosen=run_id_for(idempotency_key, org=new.org),
             request=hashlib.sha256(content.encode()).hexdigest(),
             priority=priority,
         )

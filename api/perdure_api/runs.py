@@ -95,33 +95,33 @@ class Runs:
         new = commissioned(self._reach.principal, new)
         arguments = await self._prepared(new)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
-        return await self.begin(arguments, run_id=chosen, request=request_digest(new), priority=new.priority)
+        return await self.begin(arguments, chosen=chosen, request=request_digest(new), priority=new.priority)
 
-    async def begin(self, arguments: RunArguments, *, run_id: str, request: str, priority: Priority) -> StartedRun:
+    async def begin(self, arguments: RunArguments, *, chosen: str, request: str, priority: Priority) -> StartedRun:
         """Start a run whose input is complete.
 
         Raises:
             IdempotencyKeyReusedError: Another request has started a run of that id.
         """
         try:
-            with agent_span(arguments, run_id=run_id) as trace:
+            with agent_span(arguments, run_id=chosen) as trace:
                 await start_workflow(
                     self._reach.client,
                     arguments.model_copy(update={"trace": trace}),
-                    run_id=run_id,
+                    run_id=chosen,
                     task_queue=self._reach.settings.task_queue,
                     request=request,
                     priority=priority,
                 )
         except WorkflowAlreadyStartedError as error:
-            description = await self._reach.executions.describe(run_id)
+            description = await self._reach.executions.describe(chosen)
             if await description.memo_value(MEMO_REQUEST, "", type_hint=str) != request:
                 raise IdempotencyKeyReusedError(
-                    f"another request has already started run {run_id!r}; a new request needs a new key"
+                    f"another request has already started run {chosen!r}; a new request needs a new key"
                 ) from error
-            return StartedRun(run_id=run_id, created=False)
-        log.info("run_started", run_id=run_id, agent=arguments.spec.name, user=arguments.user, org=arguments.org)
-        return StartedRun(run_id=run_id, created=True)
+            return StartedRun(run_id=chosen, created=False)
+        log.info("run_started", run_id=chosen, agent=arguments.spec.name, user=arguments.user, org=arguments.org)
+        return StartedRun(run_id=chosen, created=True)
 
     async def prepare(self, new: NewRun, *, run_id: str) -> PreparedRun:
         """Return what a run of that id would start with now, for who starts it elsewhere; raises as `start`."""

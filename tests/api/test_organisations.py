@@ -20,7 +20,7 @@ from perdure.principal import ANYONE, OPERATOR, Principal, Scope
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.feedback_schemas import FeedbackRequest
 from perdure_api.gateway import Gateway
-from perdure_api.recovery_schemas import RetryRequest
+from perdure_api.recovery_schemas import ForkRequest, RetryRequest
 from perdure_api.schemas import (
     DecisionRequest,
     HoldRequest,
@@ -87,6 +87,7 @@ REQUESTS: dict[str, Any] = {
     "revoke_for_run": RevokeRequest(),
     "give": FeedbackRequest(score=1),
     "retry": RetryRequest(),
+    "fork": ForkRequest(),
 }
 ARGUMENTS: dict[str, Any] = {
     "approval_id": "c1-x",

@@ -201,7 +201,7 @@ async def test_an_open_run_is_forked_and_goes_on(client: Client) -> None:
             "approval_id": asked.approval_id,
             "decided_by": "ann",
             "outcome": "done",
-            "result": "paid, says ann",
+            "result": "paid, I saw",
         }
         await handle.signal("approve", decision)
         result = await handle.result()

@@ -78,7 +78,7 @@ def new_run(order: Order) -> NewRun:
                 "session_id": order.session,
                 **({} if order.roles is None else {"roles": order.roles}),
                 "priority": order.priority,
-                "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
+                "limits": limits_of(order.limits),
                 "metadata": dict(_pairs("--metadata", order.metadata)),
                 "callback_url": order.callback_url,
             }
@@ -89,6 +89,15 @@ def new_run(order: Order) -> NewRun:
             for problem in error.errors(include_url=False)
         )
         raise InvalidInputError(f"this cannot be started: {problems}") from error
+
+
+def limits_of(texts: Iterable[str]) -> dict[str, str | int | float]:
+    """Return limits as they were typed, `NAME=VALUE` each.
+
+    Raises:
+        InvalidInputError: One is not typed so.
+    """
+    return {name: _number(value) for name, value in _pairs("--limit", texts)}
 
 
 def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, str]]:
