@@ -54,6 +54,7 @@ from perdure_api.routes import (
     health,
     recovery,
     runs,
+    scorings,
     usage,
 )
 from perdure_api.routes import metrics as numbers
@@ -70,6 +71,7 @@ ROUTED: Final = (
     events,
     feedback,
     deliveries,
+    scorings,
     approvals,
     grants,
     agents,

@@ -18,6 +18,7 @@ from perdure_api.health import Health
 from perdure_api.reach import Reach
 from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
+from perdure_api.scorings import Scorings
 from perdure_api.usage import Usage
 
 
@@ -32,6 +33,7 @@ class Gateway:
     health: Health
     feedback: FeedbackBook
     deliveries: Deliveries
+    scorings: Scorings
     recovery: Recovery
 
     def __init__(
@@ -63,6 +65,7 @@ class Gateway:
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
         self.deliveries = Deliveries(reach)
+        self.scorings = Scorings(reach)
         self.recovery = Recovery(reach)
 
     def of(self, principal: Principal) -> Gateway:
