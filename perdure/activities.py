@@ -26,13 +26,15 @@ TOOL_MISSING: Final = "tool_missing"
 
 
 class Segment(Frozen):
-    """A stretch of the transcript that an earlier execution of the same run holds in its history."""
+    """A stretch of the transcript that another execution holds: an earlier one of the run, or of a fork's origin."""
 
     execution_id: str
     """Temporal's run id of that execution."""
     start: int
     end: int
     closed_at: datetime
+    run_id: str = Field(default="", exclude_if=is_empty)
+    """Of a fork: the run that the execution is of; empty: the same run."""
 
 
 class TranscriptRequest(Frozen):

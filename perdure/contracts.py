@@ -42,6 +42,10 @@ def cut(text: str, limit: int) -> str:
     return kept + CUT_MARKER.format(dropped=len(encoded) - len(kept.encode()), total=len(encoded))
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class RunStatus(StrEnum):
     """Where a run is. The first four are states of an open run, the others its ends."""
 
@@ -69,6 +73,13 @@ class RunStatus(StrEnum):
         return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
 
 
+class ForkOrigin(Frozen):
+    """Where a fork began: the steps of that run before this one are its own."""
+
+    run_id: str
+    step: int
+
+
 class RunInput(Frozen):
     """What starts a run; pinned in its history."""
 
@@ -93,6 +104,8 @@ class RunInput(Frozen):
     declares secrets."""
     terms: Terms | None = None
     """What it may spend, and that its organisation's ledger keeps count of it; None: nothing is limited or counted."""
+    forked_from: ForkOrigin | None = Field(default=None, exclude_if=_is_none)
+    """The run that this one goes on from, with something changed."""
     trace: str = Field(default="", exclude_if=is_empty)
     """The W3C `traceparent` of the span that the run's spans belong to; empty: it was started without a trace."""
 

@@ -15,6 +15,7 @@ PerdureError
 ├── RunNotFoundError            no run has that id
 ├── ApprovalNotFoundError       the run has no such approval
 ├── GrantNotFoundError          no standing grant has that id
+├── ScheduleNotFoundError       there is no such schedule
 ├── FeedbackNotFoundError       nobody of that name has given the run feedback
 ├── DeliveryNotFoundError       the run has no such delivery
 ├── ConflictError               the run or approval is in a state that forbids the request
@@ -119,6 +120,10 @@ class ApprovalNotFoundError(PerdureError):
 
 class GrantNotFoundError(PerdureError):
     """No standing grant has that id."""
+
+
+class ScheduleNotFoundError(PerdureError):
+    """There is no such schedule."""
 
 
 class FeedbackNotFoundError(PerdureError):

@@ -41,6 +41,12 @@ async def fetch_executions(client: Client, run_id: str) -> list[WorkflowHistory]
     return [await fetch_execution(client, run_id, execution_id) for execution_id in chain]
 
 
+async def fetch_latest_first(client: Client, run_id: str) -> AsyncIterator[WorkflowHistory]:
+    """Iterate over the histories of a run's executions, latest to first; raises as `fetch_executions`."""
+    for execution_id in reversed(await _execution_ids(client, run_id)):
+        yield await fetch_execution(client, run_id, execution_id)
+
+
 async def read_events(
     client: Client, run_id: str, *, after: str | None = None, redactor: Redactor = SECRETS
 ) -> list[RunEvent]:

@@ -6,9 +6,12 @@ to no cost, until the process configures metrics (`perdure.metrics_export`).
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
+from weakref import WeakSet
 
 from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
 
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds."""
@@ -47,4 +50,35 @@ http_duration = meter.create_histogram(
     unit="s",
     description="One request to the API.",
     explicit_bucket_boundaries_advisory=LATENCY_BUCKETS,
+)
+
+
+class Circuits(Protocol):
+    """The circuits of models, as one runtime of this process has them."""
+
+    def states(self) -> Mapping[str, str]:
+        """Return the state of each model's circuit, one of `CIRCUIT_STATES`."""
+        ...
+
+
+CIRCUIT_STATES: Final = ("closed", "half_open", "open")
+"""From well to ill."""
+circuits: Final[WeakSet[Circuits]] = WeakSet()
+"""Whose states are told; of two that know a model the worse one counts."""
+
+
+def _circuit_states(_: CallbackOptions) -> Iterable[Observation]:
+    worst: dict[str, str] = {}
+    for known in list(circuits):
+        for model, state in known.states().items():
+            worst[model] = max(worst.get(model, state), state, key=CIRCUIT_STATES.index)
+    for model, current in worst.items():
+        for state in CIRCUIT_STATES:
+            yield Observation(int(state == current), {"model": model, "state": state})
+
+
+meter.create_observable_gauge(
+    "perdure_breaker_state",
+    callbacks=[_circuit_states],
+    description="1 for the state that the circuit of a model is in, 0 for the others.",
 )

@@ -54,6 +54,7 @@ IDENTIFIERS: Final = frozenset(
         "requested_by",
         "rule",
         "run_id",
+        "schedule_id",
         "secrets",
         "sender",
         "session_id",

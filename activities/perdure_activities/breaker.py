@@ -11,6 +11,7 @@ all are counted together. A Redis that fails or hangs makes them the process's o
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from datetime import timedelta
@@ -20,6 +21,7 @@ import structlog
 from interlock import AsyncStorage, CircuitBreaker, CircuitOpenError, Clock, Config, EventListener, State
 from temporalio.exceptions import ApplicationError
 
+from perdure import metrics
 from perdure.errors import SettingsError
 from perdure.settings import Settings
 from perdure_activities.providers.posture import BY_TYPE, circuit_open
@@ -102,9 +104,11 @@ class CircuitBreakers:
         )
         self._storage = storage
         self._clock = clock
-        self._journal = _Journal()
+        self._now = time.monotonic if clock is None else clock.monotonic
+        self._journal = _Journal(self._now)
         self._circuits: dict[str, CircuitBreaker] = {}
         self._last_failures: dict[str, str] = {}
+        metrics.circuits.add(self)
 
     async def call(self, model: str, function: Callable[[], Awaitable[T]]) -> T:
         """Call the function unless the model's circuit is open; see `Breaker.call`."""
@@ -127,6 +131,13 @@ class CircuitBreakers:
             raise result
         return result
 
+    def states(self) -> dict[str, str]:
+        """Return the state of each circuit: `closed`, `half_open` or `open`. May be called from any thread.
+
+        A circuit whose time is over counts as half open, though the library has it open until the next call.
+        """
+        return {model: self._state(model, circuit) for model, circuit in list(self._circuits.items())}
+
     async def close(self) -> None:
         """Stop sharing the circuits."""
         for circuit in self._circuits.values():
@@ -134,6 +145,14 @@ class CircuitBreakers:
         self._circuits.clear()
         if self._storage is not None:
             await self._storage.disconnect()
+
+    def _state(self, model: str, circuit: CircuitBreaker) -> str:
+        state = circuit.state
+        since = self._journal.opened.get(model)
+        if state is State.OPEN and since is not None:
+            lapsed = self._now() - since >= self._config.wait_duration_in_open
+            state = State.HALF_OPEN if lapsed else state
+        return state.value
 
     def _circuit(self, model: str) -> CircuitBreaker:
         circuit = self._circuits.get(model)
@@ -169,11 +188,16 @@ class _Journal(EventListener):
     Its lines name no run: the one whose call is under way, or was when the sharing began, is not what they are about.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.opened: dict[str, float] = {}
+        """When each circuit was last found to have opened, in seconds."""
+        self._now = now
         self._degraded: set[str] = set()
 
     def on_state_change(self, *, name: str, old: State, new: State) -> None:
         """A circuit opened, is tried, or closed."""
+        if new is State.OPEN:
+            self.opened[name] = self._now()
         report = log.warning if new is State.OPEN else log.info
         Context().run(report, "circuit_changed", model=name, before=old.value, now=new.value)
 

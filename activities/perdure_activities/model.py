@@ -152,7 +152,9 @@ class ModelActivities:
         """Read messages back from an earlier execution of the run; they end where `wanted.end` says."""
         segment = segment_of(wanted.segments, wanted.end - 1)
         client = activity.client()
-        handle = client.get_workflow_handle(activity.info().workflow_id or "", run_id=segment.execution_id)
+        handle = client.get_workflow_handle(
+            segment.run_id or activity.info().workflow_id or "", run_id=segment.execution_id
+        )
         with heartbeats():
             messages = await self._transcripts.messages(handle, client, start=segment.start, end=wanted.end)
         messages = messages[-last_fitting(messages, max_bytes=MAX_REPLY_BYTES) :]

@@ -158,7 +158,9 @@ class Transcripts:
         if start >= page.base:
             return page
         segment = segment_of(page.segments, start)
-        earlier: WorkflowHandle[object, object] = client.get_workflow_handle(handle.id, run_id=segment.execution_id)
+        earlier: WorkflowHandle[object, object] = client.get_workflow_handle(
+            segment.run_id or handle.id, run_id=segment.execution_id
+        )
         return await self._query(earlier, TranscriptRequest(start=start))
 
     async def _query(self, handle: WorkflowHandle[object, object], request: TranscriptRequest) -> TranscriptPage:

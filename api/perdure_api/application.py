@@ -54,6 +54,7 @@ from perdure_api.routes import (
     health,
     recovery,
     runs,
+    schedules,
     scorings,
     usage,
 )
@@ -71,6 +72,7 @@ ROUTED: Final = (
     events,
     feedback,
     deliveries,
+    schedules,
     scorings,
     approvals,
     grants,

@@ -9,7 +9,7 @@ from fastapi import Depends, Path, Request
 from perdure.principal import Principal
 from perdure_api.feeds import Feeds
 from perdure_api.gateway import Gateway as GatewayOf
-from perdure_api.text import APPROVAL_ID_PATTERN, GRANT_ID_PATTERN, RUN_ID_PATTERN
+from perdure_api.text import APPROVAL_ID_PATTERN, GRANT_ID_PATTERN, RUN_ID_PATTERN, SCHEDULE_PATTERN
 
 
 async def _principal(request: Request) -> Principal:
@@ -35,4 +35,7 @@ Gateway = Annotated[GatewayOf, Depends(_gateway)]
 """What the caller may see and do."""
 RunId = Annotated[str, Path(pattern=RUN_ID_PATTERN, description="The run's id, which is Temporal's workflow id.")]
 GrantId = Annotated[str, Path(pattern=GRANT_ID_PATTERN, description="The grant's id.")]
+ScheduleId = Annotated[
+    str, Path(pattern=SCHEDULE_PATTERN, description="The schedule's id, or its name in the caller's organisation.")
+]
 ApprovalId = Annotated[str, Path(pattern=APPROVAL_ID_PATTERN, description="The approval's id.")]

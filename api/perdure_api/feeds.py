@@ -166,6 +166,11 @@ class Feeds:
         self._deltas = deltas
         self._feeds: dict[str, _Feed] = {}
 
+    @property
+    def watched(self) -> list[str]:
+        """The runs that somebody follows here."""
+        return list(self._feeds)
+
     async def follow(self, run_id: str, *, after: str | None = None, deltas: bool = True) -> AsyncGenerator[Told]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends.
 

@@ -18,6 +18,7 @@ from perdure_api.health import Health
 from perdure_api.reach import Reach
 from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
+from perdure_api.schedules import Schedules
 from perdure_api.scorings import Scorings
 from perdure_api.usage import Usage
 
@@ -35,6 +36,7 @@ class Gateway:
     deliveries: Deliveries
     scorings: Scorings
     recovery: Recovery
+    schedules: Schedules
 
     def __init__(
         self,
@@ -66,7 +68,8 @@ class Gateway:
         self.feedback = FeedbackBook(reach)
         self.deliveries = Deliveries(reach)
         self.scorings = Scorings(reach)
-        self.recovery = Recovery(reach)
+        self.recovery = Recovery(reach, self.runs)
+        self.schedules = Schedules(reach, self.runs)
 
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""

@@ -30,6 +30,9 @@ DECISIONS: Final = frozenset(
         "pauseRun",
         "resumeRun",
         "sendMessage",
+        "retryRun",
+        "pauseSchedule",
+        "deleteSchedule",
     }
 )
 """Operations by which a human steps in; no load of another kind may lock them out."""

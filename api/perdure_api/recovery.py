@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections import Counter
 from datetime import datetime
 from typing import Final
@@ -18,18 +19,24 @@ from temporalio.common import (
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 from perdure import history
-from perdure.contracts import RunStatus
+from perdure.contracts import MAX_MESSAGE_BYTES, ForkOrigin, RunStatus
 from perdure.errors import NotRetriableError
+from perdure.priority import priority_of
 from perdure.recovery import MEMO_RETRY, NOT_RETRIABLE, RetryOrder, RetryOutcome, retry_id
 from perdure.reset_point import reset_point
 from perdure.search_attributes import AGENT, ERROR, ORG, ORIGIN, USER
 from perdure_api import visibility
-from perdure_api.authority import speaker
+from perdure_api.authority import commissioned, speaker
+from perdure_api.fork_step import find_step
+from perdure_api.forks import forked_state
 from perdure_api.reach import Reach
-from perdure_api.recovery_schemas import FailureFilter, FailureGroup, Failures, Retried, RetryRequest
+from perdure_api.recovery_schemas import FailureFilter, FailureGroup, Failures, ForkRequest, Retried, RetryRequest
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
-from perdure_api.schemas import RunFilter
+from perdure_api.runs import Runs, context_of
+from perdure_api.schemas import NewRun, RunFilter, StartedRun
+from perdure_api.starts import run_arguments, run_id_for
 from perdure_api.superseded import current
+from perdure_api.terms import with_terms
 from perdure_workflows.retry import Retry
 
 PATIENCE: Final = 5.0
@@ -45,8 +52,9 @@ _Handle = WorkflowHandle[Retry, RetryOutcome]
 class Recovery:
     """What a principal may do about its runs that ended badly."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: Reach, runs: Runs) -> None:
         self._reach = reach
+        self._runs = runs
 
     async def retry(self, run_id: str, request: RetryRequest) -> Retried:
         """Have a run that ended badly go on from the step that failed. Of several requests for one failure one counts.
@@ -71,6 +79,54 @@ class Recovery:
             confirmed=outcome is not None,
             execution_id=outcome.execution_id if outcome else None,
             step=outcome.step if outcome else None,
+        )
+
+    async def fork(self, run_id: str, request: ForkRequest, *, idempotency_key: str | None = None) -> StartedRun:
+        """Start a run that goes on from a step of another one, with something changed.
+
+        Policy, roles, budgets and limits are those of a new run that the principal starts.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ConflictError: It has no such step, or the step cannot be where a fork begins.
+            UnknownAgentError: The app does not have that version of the agent.
+            InvalidInputError: What is changed does not fit the step or the agent.
+            InputRefusedError: The agent's input guard refuses the message.
+            NoWorkerError: No worker answers, which has to read the conversation.
+        """
+        description = await self._reach.executions.describe(run_id)
+        origin = await find_step(self._reach.client, run_id, request.step)
+        run = origin.run
+        new = commissioned(
+            self._reach.principal,
+            NewRun.model_construct(
+                agent=run.spec.name,
+                version=request.version or run.spec.version,
+                input=run.input,
+                user=None if self._reach.principal.authenticated else run.user,
+                org=run.org,
+                roles=request.roles,
+                session_id=run.session_id,
+                limits=request.limits,
+                metadata=run.metadata,
+                callback_url=None,
+            ),
+        )
+        changes = {name: value for name in ("model", "instructions") if (value := getattr(request, name)) is not None}
+        arguments = run_arguments(new, self._reach.app, self._reach.principal, changes=changes)
+        if request.message is not None:
+            await self._runs.check_input_of(request.message, context_of(arguments), limit=MAX_MESSAGE_BYTES)
+        arguments = await with_terms(arguments, self._reach.settings)
+        state = await forked_state(self._reach.client, description, origin, request, arguments)
+        forked_from = ForkOrigin(run_id=run_id, step=origin.step)
+        arguments = arguments.model_copy(update={"state": state, "forked_from": forked_from})
+        content = f"{run_id} {request.model_dump_json(exclude_unset=True)}"
+        priority = priority_of(description.raw_description.workflow_execution_info.priority.priority_key)
+        return await self._runs.begin(
+            arguments,
+            chosen=run_id_for(idempotency_key, org=new.org),
+            request=hashlib.sha256(content.encode()).hexdigest(),
+            priority=priority,
         )
 
     async def failures(self, wanted: FailureFilter) -> Failures:

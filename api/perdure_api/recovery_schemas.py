@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from perdure.agent import Limits
 from perdure_api.schemas import Answer, Name, Request, RunReference
-from perdure_api.text import Line, SearchKey, Text
+from perdure_api.text import Arguments, Input, JsonValue, Line, SearchKey, Text
 
 
 class RetryRequest(Request):
@@ -30,6 +31,30 @@ class Retried(RunReference):
     """Temporal's run id of the execution that it goes on in; None until confirmed."""
     step: int | None = None
     """The first step that is made again; None where that is not known."""
+
+
+class ForkRequest(Request):
+    """What a fork does otherwise than the run that it goes on from."""
+
+    step: Annotated[int, Field(ge=1)] | None = None
+    """The first step that it makes itself; default: the last model call. One behind the last step of a run that has
+    ended goes on after its answer, with `message`."""
+    version: Name | None = None
+    """Of the agent; default: the run's."""
+    model: Line | None = None
+    """In place of the agent's, `provider:model`."""
+    instructions: Text | None = None
+    """In place of the agent's."""
+    arguments: Arguments | None = None
+    """For a tool call: what it is made with in place of the model's arguments."""
+    result: JsonValue = None
+    """For a tool call: what it is taken to have returned; it is not made."""
+    message: Annotated[Input, Field(max_length=64 * 1024)] | None = None
+    """Said by the user before the model is called next."""
+    limits: Limits = Limits()
+    """The fields given replace the agent's. Steps before the fork count."""
+    roles: Annotated[tuple[Line, ...], Field(max_length=50)] | None = None
+    """As for a new run."""
 
 
 class FailureFilter(Request):

@@ -26,8 +26,9 @@ from perdure.events import EventId, RunEvent, Step, steps
 from perdure.input_guard import InputContext, check_input
 from perdure.outgoing import NotResolvedError
 from perdure.oversight import Hold, SteeringMessage
-from perdure.priority import priority_of
+from perdure.priority import Priority, priority_of
 from perdure.redaction import redacted
+from perdure.schedule import PreparedRun
 from perdure.search_attributes import MEMO_REQUEST
 from perdure_api import visibility
 from perdure_api.agent_span import agent_span
@@ -46,12 +47,24 @@ from perdure_api.schemas import (
     RunPage,
     StartedRun,
 )
-from perdure_api.starts import checked_run_id, request_digest, run_arguments, run_id_for, start_workflow
+from perdure_api.starts import (
+    BACKSTOP,
+    attributes_of,
+    checked_run_id,
+    details_of,
+    memo_of,
+    request_digest,
+    run_arguments,
+    run_id_for,
+    start_workflow,
+    summary_of,
+)
 from perdure_api.superseded import current
 from perdure_api.terms import with_terms
 from perdure_workflows.state import RunArguments
 
 MAX_PAGE: Final = 1000
+MAX_FORKS: Final = 100
 
 log = structlog.get_logger(__name__)
 
@@ -80,13 +93,16 @@ class Runs:
             InvalidInputError: The run's id cannot be one, or it would be allowed to cost more than the agent is.
         """
         new = commissioned(self._reach.principal, new)
-        arguments = run_arguments(new, self._reach.app, self._reach.principal)
-        await self._check_input(new.input, _context_of(arguments), limit=MAX_INPUT_BYTES)
-        if new.callback_url is not None:
-            await self._check_callback(new.callback_url)
-        arguments = await with_terms(arguments, self._reach.settings)
+        arguments = await self._prepared(new)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
-        request = request_digest(new)
+        return await self.begin(arguments, chosen=chosen, request=request_digest(new), priority=new.priority)
+
+    async def begin(self, arguments: RunArguments, *, chosen: str, request: str, priority: Priority) -> StartedRun:
+        """Start a run whose input is complete.
+
+        Raises:
+            IdempotencyKeyReusedError: Another request has started a run of that id.
+        """
         try:
             with agent_span(arguments, run_id=chosen) as trace:
                 await start_workflow(
@@ -95,7 +111,7 @@ class Runs:
                     run_id=chosen,
                     task_queue=self._reach.settings.task_queue,
                     request=request,
-                    priority=new.priority,
+                    priority=priority,
                 )
         except WorkflowAlreadyStartedError as error:
             description = await self._reach.executions.describe(chosen)
@@ -106,6 +122,35 @@ class Runs:
             return StartedRun(run_id=chosen, created=False)
         log.info("run_started", run_id=chosen, agent=arguments.spec.name, user=arguments.user, org=arguments.org)
         return StartedRun(run_id=chosen, created=True)
+
+    async def prepare(self, new: NewRun, *, run_id: str) -> PreparedRun:
+        """Return what a run of that id would start with now, for who starts it elsewhere; raises as `start`."""
+        new = commissioned(self._reach.principal, new)
+        arguments = await self._prepared(new)
+        with agent_span(arguments, run_id=run_id) as trace:
+            arguments = arguments.model_copy(update={"trace": trace})
+        keys = new.priority.keys(org=arguments.org)
+        return PreparedRun(
+            arguments=arguments,
+            attributes={key.name: value for key, value in attributes_of(arguments).items()},
+            memo=memo_of(arguments, request_digest(new)),
+            summary=summary_of(arguments),
+            details=details_of(arguments),
+            timeout=arguments.limits.run_timeout + BACKSTOP,
+            priority_key=keys.priority_key,
+            fairness_key=keys.fairness_key,
+        )
+
+    async def check(self, new: NewRun) -> None:
+        """Refuse what could not be started now; raises as `start`."""
+        await self._prepared(commissioned(self._reach.principal, new))
+
+    async def _prepared(self, new: NewRun) -> RunArguments:
+        arguments = run_arguments(new, self._reach.app, self._reach.principal)
+        await self.check_input_of(new.input, context_of(arguments), limit=MAX_INPUT_BYTES)
+        if new.callback_url is not None:
+            await self._check_callback(new.callback_url)
+        return await with_terms(arguments, self._reach.settings)
 
     async def get(self, run_id: str) -> RunDetail:
         """Return a run as it is now, or how it ended.
@@ -120,6 +165,8 @@ class Runs:
             priority=priority_of(description.raw_description.workflow_execution_info.priority.priority_key),
             totals=known_totals(description),
             feedback=await feedback_of(self._reach, run_id),
+            forked_from=await visibility.fork_origin(description),
+            forks=await self._forks(run_id),
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
             trace_id=await visibility.trace_id(description),
@@ -179,7 +226,7 @@ class Runs:
         description = await self._reach.executions.describe_open(run_id)
         sender = speaker(self._reach.principal, request.sender, field="from")
         context = visibility.input_context(description, sender=sender)
-        await self._check_input(request.text, context, limit=MAX_MESSAGE_BYTES)
+        await self.check_input_of(request.text, context, limit=MAX_MESSAGE_BYTES)
         message = SteeringMessage(text=request.text, sender=sender or "")
         await self._reach.executions.signal(run_id, "message", message)
 
@@ -189,7 +236,13 @@ class Runs:
         with contextlib.suppress(NotResolvedError):  # each attempt to deliver checks again
             await self._reach.outgoing.check(url)
 
-    async def _check_input(self, text: str, context: InputContext, *, limit: int) -> None:
+    async def check_input_of(self, text: str, context: InputContext, *, limit: int) -> None:
+        """Refuse what people say if it is too large, or the agent's guards refuse it.
+
+        Raises:
+            InputTooLargeError: It is over its limit.
+            InputRefusedError: A guard refuses it.
+        """
         with contextlib.suppress(UnknownAgentError):  # a run may be of a version that this app no longer has
             limit = min(limit, self._reach.app.agent(context.agent, context.version).max_input_bytes)
         size = len(text.encode())
@@ -278,12 +331,19 @@ class Runs:
         await self._reach.executions.describe_open(run_id)
         await self._reach.executions.signal(run_id, name, Hold(by=by or "", reason=request.reason))
 
+    async def _forks(self, run_id: str) -> tuple[str, ...]:
+        query = visibility.fork_query(run_id, orgs=self._reach.orgs(None))
+        with temporal_errors():
+            rows = self._reach.client.list_workflows(query, limit=MAX_FORKS, rpc_timeout=RPC_TIMEOUT)
+            return tuple(dict.fromkeys([row.id async for row in rows if self._reach.executions.owns(row)]))
+
     def _ui_url(self, run_id: str) -> str | None:
         base = self._reach.settings.ui_url
         return f"{base.rstrip('/')}/namespaces/{self._reach.client.namespace}/workflows/{run_id}" if base else None
 
 
-def _context_of(arguments: RunArguments) -> InputContext:
+def context_of(arguments: RunArguments) -> InputContext:
+    """Return what an input guard is told of a run's beginning."""
     return InputContext(
         kind="input",
         agent=arguments.spec.name,

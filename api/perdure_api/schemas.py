@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from perdure.agent import NAME_PATTERN, Limits
 from perdure.approval import GrantTerm
 from perdure.budget import Refusal, Usd
-from perdure.contracts import RunError, RunStatus, Totals
+from perdure.contracts import ForkOrigin, RunError, RunStatus, Totals
 from perdure.endpoint import MAX_URL
 from perdure.events import StepApproval
 from perdure.feedback import Feedback
@@ -186,6 +186,10 @@ class RunDetail(RunSummary):
     """Of a run that is out of budget: of which one, how that stood, and when it begins anew."""
     feedback: tuple[Feedback, ...] = ()
     """What people and scorers think of it, the latest first."""
+    forked_from: ForkOrigin | None = None
+    """Of a fork: the run that it goes on from, and the step that it began with."""
+    forks: tuple[str, ...] = ()
+    """Ids of the runs that go on from this one, the newest first, 100 at most."""
     execution_id: str
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None

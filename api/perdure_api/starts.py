@@ -7,17 +7,21 @@ import json
 import re
 import secrets
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.common import (
+    SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
 
+from perdure.agent import Agent
 from perdure.app import App
 from perdure.contracts import MAX_INPUT_BYTES, RunStatus
 from perdure.errors import InputTooLargeError, InvalidInputError
@@ -25,11 +29,13 @@ from perdure.principal import Principal
 from perdure.priority import Priority
 from perdure.search_attributes import (
     AGENT,
+    MEMO_FORK,
     MEMO_INPUT,
     MEMO_REQUEST,
     MEMO_STARTED,
     MEMO_TRACE,
     ORG,
+    ORIGIN,
     SESSION,
     STATUS,
     USER,
@@ -80,8 +86,16 @@ def request_digest(new: NewRun) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
+def run_arguments(
+    new: NewRun, app: App, principal: Principal, *, changes: Mapping[str, object] | None = None
+) -> RunArguments:
     """Return the workflow's input: the agent resolved, its limits replaced where the request says so.
+
+    Args:
+        new: The request.
+        app: Has the agent.
+        principal: Who asks.
+        changes: Fields of the agent that are others for this run.
 
     Raises:
         UnknownAgentError: The app has no such agent.
@@ -90,7 +104,7 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     """
     _check_size("input", len(new.input.encode()), MAX_INPUT_BYTES)
     _check_size("metadata", sum(len((k + v).encode()) for k, v in new.metadata.items()), MAX_METADATA_BYTES)
-    agent = app.agent(new.agent, new.version)
+    agent = _changed(app.agent(new.agent, new.version), changes or {})
     check_cost_limit(new.limits, agent)
     governing = app.governing(agent)
     spec = app.resolve(agent)
@@ -111,6 +125,16 @@ def run_arguments(new: NewRun, app: App, principal: Principal) -> RunArguments:
     )
 
 
+def _changed(agent: Agent, changes: Mapping[str, object]) -> Agent:
+    if not changes:
+        return agent
+    try:
+        return Agent.model_validate({**dict(agent), **changes})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InvalidInputError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+
+
 async def start_workflow(
     client: Client, arguments: RunArguments, *, run_id: str, task_queue: str, request: str, priority: Priority
 ) -> None:
@@ -120,14 +144,6 @@ async def start_workflow(
         WorkflowAlreadyStartedError: There was one.
         ServerUnreachableError: Temporal does not answer; repeating the call with the same id is safe.
     """
-    attributes = {
-        AGENT: arguments.spec.name,
-        VERSION: arguments.spec.version,
-        USER: arguments.user,
-        ORG: arguments.org,
-        SESSION: arguments.session_id,
-        STATUS: first_status(arguments).value,
-    }
     with temporal_errors():
         await client.start_workflow(
             AgentRun.run,
@@ -139,18 +155,38 @@ async def start_workflow(
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             execution_timeout=arguments.limits.run_timeout + BACKSTOP,
             search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(key, value) for key, value in attributes.items() if value is not None]
+                [SearchAttributePair(key, value) for key, value in attributes_of(arguments).items()]
             ),
             memo={
-                **({MEMO_TRACE: trace_id} if (trace_id := trace_id_of(arguments.trace)) else {}),
-                MEMO_INPUT: arguments.input[:LISTED_INPUT],
-                MEMO_REQUEST: request,
+                **memo_of(arguments, request),
+                **({MEMO_FORK: arguments.forked_from} if arguments.forked_from else {}),
                 MEMO_STARTED: datetime.now(UTC),
             },
-            static_summary=_summary(arguments),
-            static_details=_details(arguments),
+            static_summary=summary_of(arguments),
+            static_details=details_of(arguments),
             rpc_timeout=RPC_TIMEOUT,
         )
+
+
+def attributes_of(arguments: RunArguments) -> dict[SearchAttributeKey[str], str]:
+    """Return the search attributes that a run starts with."""
+    attributes = {
+        AGENT: arguments.spec.name,
+        VERSION: arguments.spec.version,
+        USER: arguments.user,
+        ORG: arguments.org,
+        SESSION: arguments.session_id,
+        STATUS: first_status(arguments).value,
+        ORIGIN: arguments.forked_from.run_id if arguments.forked_from else None,
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def memo_of(arguments: RunArguments, request: str) -> dict[str, str]:
+    """Return the memo that a run starts with, but for the time."""
+    trace_id = trace_id_of(arguments.trace)
+    shown = {MEMO_TRACE: trace_id} if trace_id else {}
+    return {**shown, MEMO_INPUT: arguments.input[:LISTED_INPUT], MEMO_REQUEST: request}
 
 
 def first_status(arguments: RunArguments) -> RunStatus:
@@ -164,11 +200,13 @@ def _check_size(what: str, size: int, limit: int) -> None:
         raise InputTooLargeError(f"the {what} is {size:,} bytes; at most {limit:,} fit, so nothing was started")
 
 
-def _summary(arguments: RunArguments) -> str:
+def summary_of(arguments: RunArguments) -> str:
+    """Return the line that the Temporal Web UI shows above the run."""
     return f"{arguments.spec.name}: {' '.join(arguments.input.split())[:SUMMARY_INPUT]}"
 
 
-def _details(arguments: RunArguments) -> str:
+def details_of(arguments: RunArguments) -> str:
+    """Return what the Temporal Web UI shows of the run, in Markdown."""
     spec = arguments.spec
     facts = {
         "agent": f"{spec.name} {spec.version}",

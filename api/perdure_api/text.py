@@ -16,6 +16,7 @@ RUN_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 APPROVAL_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"
 
 GRANT_ID_PATTERN = r"^perdure-grant:[0-9a-f]{32}$"
+SCHEDULE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
 class _Pattern:

@@ -14,19 +14,21 @@ from temporalio.client import WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
 
 from perdure.api_key import WORKFLOW_NAME as KEY_WORKFLOW
-from perdure.contracts import WORKFLOW_NAME, RunStatus
+from perdure.contracts import WORKFLOW_NAME, ForkOrigin, RunStatus
 from perdure.errors import DecryptionError, InvalidInputError
 from perdure.feedback import FEEDBACK_WORKFLOW
 from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
 from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
 from perdure.oversight import ApprovalsMemo, SteeringMemo
+from perdure.schedule import SCHEDULED_NAME, scheduled_id
 from perdure.search_attributes import (
     AGENT,
     APPROVALS,
     COST,
     ERROR,
     MEMO_APPROVALS,
+    MEMO_FORK,
     MEMO_INPUT,
     MEMO_STARTED,
     MEMO_STEERING,
@@ -85,6 +87,18 @@ def executions_query(run_ids: Sequence[str]) -> str:
     return f"WorkflowId IN ({ids}) AND ExecutionStatus != 'ContinuedAsNew'"
 
 
+def fork_query(run_id: str, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for a run's forks; organisations as in `run_query`."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
+            "ExecutionStatus != 'ContinuedAsNew'",
+            *_equals({ORIGIN: run_id}),
+            *_of_orgs(orgs),
+        ]
+    )
+
+
 def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
     """Return the visibility query for open runs that wait for a human; organisations as in `run_query`."""
     return " AND ".join(
@@ -120,6 +134,24 @@ def feedback_query(run_id: str) -> str:
 def errand_query(run_id: str, *, workflow_type: str) -> str:
     """Return the visibility query for workflows of a type that do something for a run, whatever became of them."""
     return " AND ".join([f"WorkflowType = {_quoted(workflow_type)}", *_equals({ORIGIN: run_id})])
+
+
+def schedule_query(agent: str | None, *, orgs: tuple[str, ...]) -> str:
+    """Return the visibility query for schedules; organisations as in `run_query`."""
+    return " AND ".join([*_equals({AGENT: agent}), *_of_orgs(orgs)])
+
+
+def outcome_query(schedule_id: str) -> str:
+    """Return the visibility query for a schedule's runs, and for those that it could not start."""
+    runs = (
+        f"WorkflowType = {_quoted(WORKFLOW_NAME)} AND ExecutionStatus != 'ContinuedAsNew' "
+        f"AND WorkflowId STARTS_WITH {_quoted(f'{schedule_id}-')}"
+    )
+    refused = (
+        f"WorkflowType = {_quoted(SCHEDULED_NAME)} AND ExecutionStatus = 'Failed' "
+        f"AND WorkflowId STARTS_WITH {_quoted(scheduled_id(schedule_id))}"
+    )
+    return f"({runs}) OR ({refused})"
 
 
 def key_query(*, org: str | None) -> str:
@@ -229,6 +261,11 @@ async def inbox_memo(execution: WorkflowExecution) -> ApprovalsMemo:
 async def steering_memo(execution: WorkflowExecution) -> SteeringMemo:
     """Return what the run last wrote about being steered."""
     return await execution.memo_value(MEMO_STEERING, SteeringMemo(), type_hint=SteeringMemo)
+
+
+async def fork_origin(execution: WorkflowExecution) -> ForkOrigin | None:
+    """Return where a fork began; None for a run that is none."""
+    return await execution.memo_value(MEMO_FORK, None, type_hint=ForkOrigin)
 
 
 def encode_token(token: bytes | None, *, query: str) -> str | None:

@@ -17,7 +17,7 @@ from perdure.activities import Finish, SkippedModel
 from perdure.agent import Limits
 from perdure.approval import ArgumentChange
 from perdure.budget import Refusal
-from perdure.contracts import RunError, RunStatus, Totals, Usage
+from perdure.contracts import ForkOrigin, RunError, RunStatus, Totals, Usage
 from perdure.messages import Frozen, JsonObject
 
 _EVENT_ID = re.compile(r"(\d{1,9})(?:r([1-9]\d{0,8}))?\.(\d{1,18})(?:\.([1-9]\d{0,8}))?", re.ASCII)
@@ -91,6 +91,8 @@ class RunStarted(Event):
     org: str | None = None
     session_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    forked_from: ForkOrigin | None = None
+    """The run that it goes on from, and the step that it begins with."""
 
 
 class RunContinued(Event):

@@ -109,6 +109,7 @@ class Projector:
             org=run.org,
             session_id=run.session_id,
             metadata=run.metadata,
+            forked_from=run.forked_from,
         )
         yield from self._budgets.begin(run.terms, stamp)
 

@@ -14,6 +14,7 @@ import pytest
 import structlog
 from temporalio.exceptions import ApplicationError
 
+from perdure import metrics
 from perdure.errors import SettingsError
 from perdure.settings import Settings
 from perdure.testing import eventually
@@ -98,6 +99,24 @@ async def test_an_open_circuit_refuses_at_once_and_says_until_when() -> None:
         f"{MODEL} failed too often of late and is left alone for now; the last time: model_overloaded: much to do"
     )
     assert other == "ok"
+
+
+async def test_the_state_of_a_circuit_is_told() -> None:
+    """Metrics see it open, then half open though nobody calls, then closed; models that nobody called have none."""
+    clock = HandMovedClock()
+    breaker = circuits(clock)
+    seen = [breaker.states()]
+
+    for _ in range(3):
+        await outcome(breaker, fails)
+    seen.append(breaker.states())
+    clock.now += OPEN_FOR.total_seconds()
+    seen.append(breaker.states())
+    await outcome(breaker)
+    seen.append(breaker.states())
+
+    assert breaker in metrics.circuits
+    assert seen == [{}, {MODEL: "open"}, {MODEL: "half_open"}, {MODEL: "closed"}]
 
 
 async def test_one_failure_among_successes_opens_nothing() -> None:

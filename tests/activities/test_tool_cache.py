@@ -141,7 +141,7 @@ async def test_nobody_gets_another_organisations_or_users_result(desk: Desk) -> 
 
 def test_whatever_a_tool_can_know_of_its_caller_is_in_the_key() -> None:
     """A field that is added to the context is put into the key of its tools' results, or here."""
-    of_the_call = {"run_id", "call_id", "idempotency_key", "attempt", "log"}
+    of_the_call = {"run_id", "call_id", "idempotency_key", "attempt", "log", "traceparent"}
 
     public = {name for name in Context.__dataclass_fields__ if not name.startswith("_")}
 

@@ -97,7 +97,7 @@ def test_the_reference_has_every_operation_and_problem() -> None:
     """docs/api.md names each call, and each kind of problem with its status."""
     text = REFERENCE.read_text()
 
-    documented = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^\s`?]*)", text))
+    documented = set(re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^\s`?]*)", text))
     scopes = dict(re.findall(r"^\| `([A-Z]+ /[^\s`?]*)` \| (?:`([^`]*)`|–) \|", text, flags=re.MULTILINE))
     assert documented == {(method, path) for method, path, _ in operations()}
     assert scopes == {f"{method} {path}": operation.get(FIELD, "") for method, path, operation in operations()}

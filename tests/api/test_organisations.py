@@ -20,7 +20,7 @@ from perdure.principal import ANYONE, OPERATOR, Principal, Scope
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.feedback_schemas import FeedbackRequest
 from perdure_api.gateway import Gateway
-from perdure_api.recovery_schemas import RetryRequest
+from perdure_api.recovery_schemas import ForkRequest, RetryRequest
 from perdure_api.schemas import (
     DecisionRequest,
     HoldRequest,
@@ -52,6 +52,10 @@ def org_name() -> str:
     return f"acme-{uuid.uuid4().hex[:8]}"
 
 
+BEGINNING = ("start", "prepare")
+"""Methods that take the id of a run that is yet to be."""
+
+
 async def started(client: Client, run_id: str) -> RunInput:
     """Return what a run was started with, as its history has it."""
     history = await client.get_workflow_handle_for(AgentRun.run, run_id).fetch_history()
@@ -73,7 +77,7 @@ METHODS = [
     (part, name)
     for part, kind in get_type_hints(Gateway).items()
     for name, method in inspect.getmembers(kind, inspect.isfunction)
-    if not name.startswith("_") and "run_id" in inspect.signature(method).parameters and name != "start"
+    if not name.startswith("_") and "run_id" in inspect.signature(method).parameters and name not in BEGINNING
 ]
 REQUESTS: dict[str, Any] = {
     "message": MessageRequest(text="hi"),
@@ -83,6 +87,7 @@ REQUESTS: dict[str, Any] = {
     "revoke_for_run": RevokeRequest(),
     "give": FeedbackRequest(score=1),
     "retry": RetryRequest(),
+    "fork": ForkRequest(),
 }
 ARGUMENTS: dict[str, Any] = {
     "approval_id": "c1-x",

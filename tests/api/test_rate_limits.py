@@ -73,7 +73,8 @@ async def test_every_route_is_limited(client: Client, method: str, path: str) ->
     assert (second.status_code, second.headers["Content-Type"]) == (429, "application/problem+json")
     assert second.json()["type"] == "urn:perdure:problem:rate-limited"
     assert 0 < int(second.headers["Retry-After"]) <= 3600
-    act = "read" if method == "GET" else "write" if path == "/v1/runs" else "decision"
+    written = {(method, path): operation["operationId"] for method, path, operation in operations()}[(method, path)]
+    act = "read" if method == "GET" else "decision" if written in DECISIONS else "write"
     assert second.headers["RateLimit-Policy"] == f'"{act}-key";q=1;w=3600'
     assert re.fullmatch(f'"{act}-key";r=0;t=\\d+', second.headers["RateLimit"])
 
@@ -84,7 +85,18 @@ def test_what_is_a_decision_is_said_of_every_route_that_writes() -> None:
         operation["operationId"] for method, path, operation in operations() if path[:3] == "/v1" and method != "GET"
     }
 
-    assert writing - DECISIONS == {"startRun"}
+    assert writing - DECISIONS == {
+        "startRun",
+        "forkRun",
+        "giveFeedback",
+        "withdrawFeedback",
+        "createSchedule",
+        "changeSchedule",
+        "resumeSchedule",
+        "triggerSchedule",
+        "backfillSchedule",
+        "redeliver",
+    }
     assert writing >= DECISIONS
 
 

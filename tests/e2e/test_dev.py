@@ -45,11 +45,13 @@ async def test_dev_serves_everything_and_one_signal_ends_it(tmp_path: Path, numb
     async with dev(tmp_path) as running, httpx2.AsyncClient(trust_env=False) as client:
         ready = await client.get(f"{running.address('API')}/readyz")
         ui = await client.get(running.address("Temporal Web UI"))
+        metrics = await client.get(running.address("Metrics"))
         running.process.send_signal(number)
         code = await running.process.wait()
         await running.gone()
 
     assert (ready.status_code, ui.status_code, code) == (200, 200, 0)
+    assert "perdure_temporal_up 1.0" in metrics.text
     stops = re.findall(r"^stopping (\w+)", running.log, flags=re.MULTILINE)
     assert stops == ["worker", "api", "temporal"]
     assert len(running.children) >= 3

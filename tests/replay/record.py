@@ -41,6 +41,8 @@ from perdure.priority import Priority
 from perdure.settings import Price
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
+from perdure_api.gateway import Gateway
+from perdure_api.recovery_schemas import ForkRequest, RetryRequest
 from perdure_workers.dev_server import find_temporal, server_arguments
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
@@ -149,6 +151,40 @@ async def failed(client: Client) -> Handle:
         handle = await start(client, app, settings)
         with suppress(WorkflowFailureError):
             await handle.result()
+    return handle
+
+
+async def retried(client: Client) -> Handle:
+    """A run whose model breaks at its second step, and that is retried."""
+    app, broken = shop(), [True]
+
+    def script(messages: list[Message]) -> ProviderReply:
+        if len(messages) > 1 and broken:
+            broken.clear()
+            raise ApplicationError("the model is gone", type="model_unknown", non_retryable=True)
+        return wish(("find_order", {"order_id": "1042"})) if len(messages) == 1 else answer("It was delivered.")
+
+    async with serving(client, app, InProcessModel(script)) as settings:
+        handle = await start(client, app, settings)
+        with suppress(WorkflowFailureError):
+            await handle.result()
+        await Gateway(client, app, settings).recovery.retry(handle.id, RetryRequest(by="ann", reason="it is back"))
+        again = client.get_workflow_handle_for(AgentRun.run, handle.id)
+        await again.result()
+    return again
+
+
+async def forked(client: Client) -> Handle:
+    """A run that goes on from a tool call of another one, with other arguments and a message."""
+    app = shop()
+    look = wish(("find_order", {"order_id": "1042"}), ("find_order", {"order_id": "1"}))
+    async with serving(client, app, InProcessModel(in_turns(look, answer("Found.")))) as settings:
+        origin = await start(client, app, settings)
+        await origin.result()
+        request = ForkRequest(step=2, arguments={"order_id": "1043"}, message="Be brief.")
+        started = await Gateway(client, app, settings).recovery.fork(origin.id, request)
+        handle = client.get_workflow_handle_for(AgentRun.run, started.run_id)
+        await handle.result()
     return handle
 
 
@@ -347,6 +383,8 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
     "failed": failed,
+    "retried": retried,
+    "forked": forked,
     "running": running,
     "continued": continued,
     "steered": steered,

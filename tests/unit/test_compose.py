@@ -97,7 +97,9 @@ def test_the_development_profile_sets_only_the_secrets() -> None:
 
 def test_a_setting_that_is_not_given_stays_unset(services: dict[str, Service]) -> None:
     """An empty variable is not an unset one, so optional settings are handed on only if they exist."""
-    empty = [name for service in services.values() for name, value in service["environment"].items() if value == ""]
+    empty = [
+        name for service in services.values() for name, value in service.get("environment", {}).items() if value == ""
+    ]
 
     assert empty == []
 
@@ -106,7 +108,7 @@ def test_ports_are_published_on_loopback_only(services: dict[str, Service]) -> N
     """Nothing of the cluster is reachable from another machine until an operator says so."""
     published = [port for service in services.values() for port in service.get("ports", [])]
 
-    assert len(published) == 3
+    assert len(published) == 4
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
 
 
@@ -218,7 +220,7 @@ def test_addresses_agree(services: dict[str, Service]) -> None:
     api, ui = services["api"], services["temporal-ui"]
     (api_port,), (ui_port,), (temporal_port,) = api["ports"], ui["ports"], services["temporal"]["ports"]
 
-    clients = {service["environment"].get("TEMPORAL_ADDRESS") for service in services.values()} - {None}
+    clients = {service.get("environment", {}).get("TEMPORAL_ADDRESS") for service in services.values()} - {None}
 
     assert clients == {f"temporal:{temporal_port['target']}"}
     assert api["environment"]["PERDURE_API_PORT"] == str(api_port["target"])
@@ -226,6 +228,28 @@ def test_addresses_agree(services: dict[str, Service]) -> None:
     assert ui["environment"]["TEMPORAL_UI_PORT"] == str(ui_port["target"])
     assert urlsplit(api["environment"]["PERDURE_UI_URL"]).port == int(ui_port["published"])
     assert urlsplit(ui["environment"]["TEMPORAL_CODEC_ENDPOINT"]).port == int(api_port["published"])
+
+
+def test_prometheus_finds_worker_and_api(services: dict[str, Service]) -> None:
+    """Each scraped name is a service that shares a network with Prometheus, at the port where it has its numbers."""
+    prometheus = services["prometheus"]
+    mounts = {mount["target"]: mount for mount in prometheus["volumes"]}
+    config = mounts["/etc/prometheus/prometheus.yaml"]
+    scraped = {
+        name: found["port"]
+        for job in yaml.safe_load(Path(config["source"]).read_text())["scrape_configs"]
+        for found in job["dns_sd_configs"]
+        for name in found["names"]
+    }
+
+    worker = services["worker"]["environment"]["PERDURE_METRICS_ADDRESS"]
+
+    assert scraped == {"api": services["api"]["ports"][0]["target"], "worker": int(worker.rpartition(":")[2])}
+    assert all(set(services[name]["networks"]) & set(prometheus["networks"]) for name in scraped)
+    assert "--config.file=/etc/prometheus/prometheus.yaml" in prometheus["command"]
+    assert mounts["/etc/prometheus/rules.yaml"]["read_only"]
+    assert config["read_only"]
+    assert "published" not in str(services["worker"].get("ports", []))
 
 
 async def test_the_api_serves_what_others_are_told_to_call(services: dict[str, Service]) -> None:

@@ -198,11 +198,11 @@ async def _run_beside(
             else probe(f"http://{LOOPBACK}:{server.api_port}/readyz")
         )
         await worker.wait_until(ready, within=READY_TIMEOUT)
-    _announce(console, dev, server, audit_url)
+    _announce(console, dev, server, audit_url, settings)
     raise await (await group.first_death()).death()
 
 
-def _announce(console: Console, dev: Dev, server: DevServer, audit_url: str) -> None:
+def _announce(console: Console, dev: Dev, server: DevServer, audit_url: str, settings: Settings) -> None:
     parts = ["Temporal", *(["API"] if dev.api else []), *(["worker"] if dev.worker else [])]
     lines = [
         f"[bold green]Perdure is up[/]: {', '.join(parts)}. Its state is in {dev.db_file}. Ctrl-C stops it.",
@@ -213,6 +213,10 @@ def _announce(console: Console, dev: Dev, server: DevServer, audit_url: str) -> 
     if dev.api:
         api = f"http://{LOOPBACK}:{server.api_port}"
         lines[1:1] = [f"  Console          {api}/console", f"  API              {api}  (reference: {api}/docs)"]
+        if settings.metrics:
+            lines.append(f"  Metrics          {api}/metrics")
+    if dev.worker and settings.metrics_address:
+        lines.append(f"  Worker's metrics http://{settings.metrics_address}/metrics")
     console.print("\n".join(lines), soft_wrap=True)
 
 

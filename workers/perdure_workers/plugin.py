@@ -39,6 +39,7 @@ from perdure_workers.auditing import auditing
 from perdure_workers.interceptors import Observation
 from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
+from perdure_workers.scheduled_starts import ScheduledStarts
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
@@ -48,6 +49,7 @@ from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
 from perdure_workflows.retry import Retry
+from perdure_workflows.scheduled_run import ScheduledRun
 from perdure_workflows.scoring import Scoring
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -126,8 +128,9 @@ class Perdure(SimplePlugin):
             "model": (model.call_model, scorers.score_run),
             "tool": (tools.call_tool, tools.reconcile_call),
         }
+        outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
         self._deliveries = deliveries = Deliveries(
-            outgoing=outgoing or Outgoing(allowed=settings.callback_allowed_networks),
+            outgoing=outgoing,
             secrets=settings.webhook_secrets,
             links=Links(public_url=settings.public_url, ui_url=settings.ui_url),
             redactor=redactor,
@@ -147,6 +150,7 @@ class Perdure(SimplePlugin):
                 Ledger,
                 LedgerPage,
                 Retry,
+                ScheduledRun,
                 Scoring,
             ],
             activities=[
@@ -158,6 +162,7 @@ class Perdure(SimplePlugin):
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
                 deliveries.deliver,
+                ScheduledStarts(app, settings, outgoing=outgoing).prepare_run,
                 scorers.score_run,
                 scorers.record_feedback,
                 open_ledger,

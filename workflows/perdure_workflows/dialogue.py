@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.activities import Finish, ModelCall, ModelReply, TailMessage, call_digest, call_model
+    from perdure.activities import Finish, ModelCall, ModelReply, TailMessage, call_model
     from perdure.contracts import RunError
     from perdure.messages import Message, ToolCallPart, ToolResult, UserMessage
+    from perdure_workflows.calls import opened
     from perdure_workflows.cancellation import raise_if_cancelled
     from perdure_workflows.ending import RunFailsError
     from perdure_workflows.options import model_options
@@ -143,19 +142,7 @@ class Dialogue:
             raise RunFailsError(RunError(type="model_output_limit", message=why))
 
     def _open(self, part: ToolCallPart) -> Call:
-        step = self._next_step()
-        # Some servers number their calls from zero in each reply; and after a reset to an earlier step another call
-        # must not inherit this one's idempotency key. Hence a name of our own, from place and content.
-        content = f"{part.id}:{call_digest(part.name, part.arguments, salt=self._arguments.salt)}"
-        call_id = f"c{step}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-        return Call(
-            call_id=call_id,
-            provider_id=part.id,
-            tool=part.name,
-            arguments=part.arguments,
-            malformed=part.malformed,
-            step=step,
-        )
+        return opened(part, step=self._next_step(), salt=self._arguments.salt)
 
     def _next_step(self) -> int:
         self._state.totals = self._state.totals.with_step()

@@ -38,6 +38,8 @@ SCORING_MARGIN = timedelta(minutes=2)
 SCORING_LIFETIME = timedelta(days=3)
 """After this Temporal ends a scoring that no worker takes up."""
 TRANSCRIPT_TIMEOUT = timedelta(seconds=60)
+PREPARATION_TIMEOUT = timedelta(seconds=60)
+PREPARATION_ATTEMPTS = 60
 RETRY_TIMEOUT = timedelta(minutes=2)
 LEDGER_TIMEOUT = timedelta(seconds=10)
 ANSWERS_TIMEOUT = timedelta(minutes=1)
@@ -152,6 +154,20 @@ def delivery_options(notice: Notice) -> DeliveryOptions:
             initial_interval=timedelta(seconds=5), backoff_coefficient=4, maximum_interval=timedelta(hours=6)
         ),
         summary=f"deliver {notice.type}",
+    )
+
+
+def preparation_options() -> ActivityOptions:
+    """For preparing a scheduled run: nothing outside is changed, so it is tried again for about an hour."""
+    return _options(
+        timeout=PREPARATION_TIMEOUT,
+        heartbeat=None,
+        retries=RetryPolicy(
+            initial_interval=timedelta(seconds=1),
+            maximum_interval=timedelta(minutes=1),
+            maximum_attempts=PREPARATION_ATTEMPTS,
+        ),
+        summary="prepare the run",
     )
 
 

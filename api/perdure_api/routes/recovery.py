@@ -5,16 +5,19 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Header, Query, Response
 
 from perdure.principal import Scope
 from perdure_api.dependencies import Gateway, RunId
 from perdure_api.problems import WITH_BODY, problems
-from perdure_api.recovery_schemas import FailureFilter, Failures, Retried, RetryRequest
+from perdure_api.recovery_schemas import FailureFilter, Failures, ForkRequest, Retried, RetryRequest
+from perdure_api.schemas import StartedRun
 from perdure_api.scoped_route import ScopedRoute, requires
+from perdure_api.text import Line
 
 router = APIRouter(route_class=ScopedRoute, tags=["recovery"])
 
+FORK_EXAMPLE = {"step": 3, "model": "anthropic:claude-opus-4-5", "message": "Offer a voucher instead."}
 RETRY_EXAMPLE = {"reason": "the provider is back"}
 
 
@@ -31,6 +34,33 @@ async def retry(
 ) -> Retried:
     """Have a run that ended badly go on from the step that failed: what it has finished is not done again."""
     return await gateway.recovery.retry(run_id, request or RetryRequest())
+
+
+@router.post(
+    "/runs/{run_id}/fork",
+    operation_id="forkRun",
+    openapi_extra=requires(Scope.RUNS_WRITE),
+    summary="Fork a run",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
+)
+async def fork(
+    run_id: RunId,
+    gateway: Gateway,
+    response: Response,
+    request: Annotated[ForkRequest | None, Body(examples=[FORK_EXAMPLE])] = None,
+    idempotency_key: Annotated[
+        Line | None,
+        Header(
+            alias="Idempotency-Key",
+            description="Chosen by the caller; with the same one, and the same request, nothing more is started.",
+        ),
+    ] = None,
+) -> StartedRun:
+    """Start a run that goes on from a step of another one, which may be open or ended, with something changed."""
+    started = await gateway.recovery.fork(run_id, request or ForkRequest(), idempotency_key=idempotency_key)
+    response.headers["Location"] = f"/v1/runs/{started.run_id}"
+    return started
 
 
 @router.get(

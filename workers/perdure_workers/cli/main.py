@@ -16,6 +16,7 @@ from perdure_workers.cli.keys import keys
 from perdure_workers.cli.policy import policy
 from perdure_workers.cli.replay import replaying
 from perdure_workers.cli.runs import runs, starting
+from perdure_workers.cli.schedules import schedules
 from perdure_workers.cli.servers import servers
 from perdure_workers.cli.usage import using
 
@@ -32,6 +33,7 @@ application.add_typer(servers)
 application.add_typer(runs, name="runs", rich_help_panel="Look and decide")
 application.add_typer(approvals, name="approvals", rich_help_panel="Look and decide")
 application.add_typer(grants, name="grants", rich_help_panel="Look and decide")
+application.add_typer(schedules, name="schedules", rich_help_panel="Start")
 application.add_typer(audit, name="audit", rich_help_panel="Look and decide")
 application.add_typer(agents, name="agents", rich_help_panel="Look and decide")
 application.add_typer(keys, name="keys", rich_help_panel="Govern")

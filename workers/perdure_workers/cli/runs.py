@@ -222,6 +222,60 @@ def retry(
 
 
 @runs.command()
+def fork(
+    run_id: RunArgument,
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, help="The first step that the fork makes itself. Default: the last model call."),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Another version of the agent. Default: the run's.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="In place of the agent's: provider:model.", show_default=False)
+    ] = None,
+    instructions: Annotated[
+        Path | None,
+        typer.Option("--instructions-file", metavar="FILE", help="In place of the agent's.", show_default=False),
+    ] = None,
+    arguments: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="For a tool call: make it with these arguments.", show_default=False),
+    ] = None,
+    result: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON", help="For a tool call: take it to have returned this; it is not made.", show_default=False
+        ),
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option(help="Said by the user before the model is called next.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Replace a limit of the agent. Repeatable.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+    app: AppOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Start a run that goes on from a step of another one, with something changed."""
+    from perdure_workers.cli.actions.fork import ForkOrder, fork_run
+
+    order = ForkOrder(
+        step=step,
+        version=version,
+        model=model,
+        instructions=instructions,
+        arguments=arguments,
+        result=result,
+        message=message,
+        limits=tuple(limit or ()),
+    )
+    execute(fork_run(run_id, order, as_json=as_json, app=app, address=address))
+
+
+@runs.command()
 def failures(
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.", show_default=False)] = None,
     user: Annotated[str | None, typer.Option(help="Only runs of this user.", show_default=False)] = None,

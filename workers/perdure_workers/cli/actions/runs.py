@@ -150,6 +150,10 @@ def print_state(detail: RunDetail, out: Console) -> None:
         out.print("no worker answers; this is what Temporal has stored", style="yellow")
     if detail.trace_id:
         out.print(Text(f"\nTrace            {detail.trace_id}", style="dim"), soft_wrap=True)
+    if detail.forked_from:
+        out.print(f"\nforked from {detail.forked_from.run_id} at step {detail.forked_from.step}", soft_wrap=True)
+    for fork in detail.forks:
+        out.print(f"\nforked: {fork}", soft_wrap=True)
     if detail.ui_url:
         out.print(Text(f"\nTemporal Web UI  {detail.ui_url}", style="dim"), soft_wrap=True)
 

@@ -47,7 +47,7 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
         InvalidInputError: Something was typed that cannot be.
         PerdureError: The app does not load, the agent is unknown, or no server answers.
     """
-    new = _new_run(order)
+    new = new_run(order)
     settings = load_settings(app=app)
     loaded = load_here(settings)
     async with connected(settings, address=address) as client:
@@ -60,7 +60,12 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
         return await wait_for(client, started.run_id, redactor=load_redactor(settings), as_json=as_json)
 
 
-def _new_run(order: Order) -> NewRun:
+def new_run(order: Order) -> NewRun:
+    """Return the run that was typed.
+
+    Raises:
+        InvalidInputError: It cannot be one.
+    """
     name, _, version = order.agent.partition("@")
     try:
         return NewRun.model_validate(
@@ -73,7 +78,7 @@ def _new_run(order: Order) -> NewRun:
                 "session_id": order.session,
                 **({} if order.roles is None else {"roles": order.roles}),
                 "priority": order.priority,
-                "limits": {key: _number(value) for key, value in _pairs("--limit", order.limits)},
+                "limits": limits_of(order.limits),
                 "metadata": dict(_pairs("--metadata", order.metadata)),
                 "callback_url": order.callback_url,
             }
@@ -84,6 +89,15 @@ def _new_run(order: Order) -> NewRun:
             for problem in error.errors(include_url=False)
         )
         raise InvalidInputError(f"this cannot be started: {problems}") from error
+
+
+def limits_of(texts: Iterable[str]) -> dict[str, str | int | float]:
+    """Return limits as they were typed, `NAME=VALUE` each.
+
+    Raises:
+        InvalidInputError: One is not typed so.
+    """
+    return {name: _number(value) for name, value in _pairs("--limit", texts)}
 
 
 def _pairs(option: str, texts: Iterable[str]) -> list[tuple[str, str]]:
