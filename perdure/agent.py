@@ -146,6 +146,11 @@ class AgentSpec(Frozen):
         return (*self.models, *([self.budget_model] if self.budget_model else []))
 
     @property
+    def graders(self) -> tuple[ModelReference, ...]:
+        """The models that grade its runs."""
+        return tuple(scorer.grading.model for scorer in self.scorers if scorer.grading)
+
+    @property
     def provider(self) -> str:
         """The part of the model reference before the colon."""
         return self.model.partition(":")[0]

@@ -27,6 +27,7 @@ from perdure.feedback_store import keep_feedback
 from perdure.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from perdure.redaction import Redactor, ValueRedactor, redacted
 from perdure.scored_run import Judgement, ScoredCall, ScoredRun, ScorerFunction, judgement
+from perdure.scorer import ScorerSpec
 from perdure.scoring import Scored, ScoringOrder
 from perdure.secret_arguments import mask_arguments, secret_values
 from perdure.settings import Price
@@ -77,15 +78,12 @@ class ScorerActivities:
             run = await self._scored_run(order)
             try:
                 async with asyncio.timeout(scorer.timeout.total_seconds()):
-                    if scorer.grading is None:
-                        scored = Scored(judgement=await self._ask(scorer.name, run))
-                    else:
-                        # The model's provider is told no more of a run than a webhook's receiver.
-                        shown = await redacted(run, self._redactor)
-                        scored = await self._grader.grade(shown, scorer)
+                    scored = await self._judge(run, scorer)
             except TimeoutError:
                 why = f"scorer {scorer.name!r} took longer than {scorer.timeout.total_seconds():g} s"
-                raise ApplicationError(why, type="scorer_timeout") from None
+                raise _counted(ApplicationError(why, type="scorer_timeout"), scorer) from None
+            except ApplicationError as error:
+                raise _counted(error, scorer) from None
         said = scored.judgement
         log.info("run_scored", run_id=run.run_id, scorer=scorer.name, score=said.score if said else None)
         return scored
@@ -94,6 +92,12 @@ class ScorerActivities:
     async def record_feedback(self, feedback: Feedback) -> None:
         """Keep what a scorer thinks, in the place of what it thought before."""
         await keep_feedback(activity.client(), feedback, task_queue=activity.info().task_queue)
+
+    async def _judge(self, run: ScoredRun, scorer: ScorerSpec) -> Scored:
+        if scorer.grading is None:
+            return Scored(judgement=await self._ask(scorer.name, run))
+        # The model's provider is told no more of a run than a webhook's receiver.
+        return await self._grader.grade(await redacted(run, self._redactor), scorer)
 
     async def _ask(self, name: str, run: ScoredRun) -> Judgement | None:
         function = self._app.find_scorer(name)
@@ -131,6 +135,17 @@ class ScorerActivities:
             totals=view.totals,
         )
         return await _without_secrets(run, order.secrets)
+
+
+def _counted(error: ApplicationError, scorer: ScorerSpec) -> ApplicationError:
+    """Return a scorer's own failure, final if it was the last that its author lets it have."""
+    return ApplicationError(
+        error.message,
+        *error.details,
+        type=error.type,
+        non_retryable=error.non_retryable or activity.info().attempt >= scorer.max_attempts,
+        next_retry_delay=error.next_retry_delay,
+    )
 
 
 def _calls(messages: Sequence[Message]) -> Iterable[ScoredCall]:

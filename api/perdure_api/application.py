@@ -55,6 +55,7 @@ from perdure_api.routes import (
     recovery,
     runs,
     schedules,
+    scorings,
     usage,
 )
 from perdure_api.routes import metrics as numbers
@@ -72,6 +73,7 @@ ROUTED: Final = (
     feedback,
     deliveries,
     schedules,
+    scorings,
     approvals,
     grants,
     agents,

@@ -19,6 +19,7 @@ from perdure_api.reach import Reach
 from perdure_api.recovery import Recovery
 from perdure_api.runs import Runs
 from perdure_api.schedules import Schedules
+from perdure_api.scorings import Scorings
 from perdure_api.usage import Usage
 
 
@@ -33,6 +34,7 @@ class Gateway:
     health: Health
     feedback: FeedbackBook
     deliveries: Deliveries
+    scorings: Scorings
     recovery: Recovery
     schedules: Schedules
 
@@ -65,6 +67,7 @@ class Gateway:
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
         self.deliveries = Deliveries(reach)
+        self.scorings = Scorings(reach)
         self.recovery = Recovery(reach, self.runs)
         self.schedules = Schedules(reach, self.runs)
 

@@ -18,6 +18,7 @@ from perdure.activities import Finish
 from perdure.contracts import Usage
 from perdure.testing.fault import Fault, FaultKind
 from perdure.testing.polling import eventually
+from perdure.testing.scored_run import scored_run
 from perdure.testing.script import Call, Script, ScriptedRequest, ScriptFunction, Turn, load_script
 from perdure.testing.server import RecordedRequest, Requests, ScriptedModel
 from perdure.testing.tool_call import run_tool, tool_context
@@ -38,5 +39,6 @@ __all__ = [
     "eventually",
     "load_script",
     "run_tool",
+    "scored_run",
     "tool_context",
 ]

@@ -25,7 +25,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
-from perdure import App, Limits
+from perdure import App, Limits, ScoredRun
 from perdure.activities import Finish
 from perdure.budget import Line, Place, PriceCeiling, Terms
 from perdure.codec import data_converter
@@ -348,6 +348,37 @@ async def notified(client: Client) -> Handle:
     return handle
 
 
+async def scored(client: Client) -> Handle:
+    """A run that one scorer judges, one breaks on, and one leaves out, and that tells somebody of its end."""
+    app = App()
+
+    @app.scorer(max_attempts=1)
+    def answered(run: ScoredRun) -> bool:
+        return bool(run.output)
+
+    @app.scorer(max_attempts=1)
+    def broken(run: ScoredRun) -> float:
+        raise LookupError("no such customer")
+
+    @app.scorer(sample=1e-9)
+    def rare(run: ScoredRun) -> float:
+        return 1
+
+    app.add(agent(name="support", scorers=("answered", "broken", "rare")))
+    options: dict[str, Any] = {
+        "webhook_secrets": ["whsec_" + base64.b64encode(b"0" * 32).decode()],
+        "callback_allowed_networks": ["127.0.0.1/32"],
+    }
+    async with (
+        receiving() as hook,
+        serving(client, app, InProcessModel(in_turns(answer("Hello."))), **options) as settings,
+    ):
+        handle = await start(client, app, settings, callback_url=hook.url())
+        await handle.result()
+        await hook.told(1)
+    return handle
+
+
 RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
@@ -361,6 +392,7 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "rated": rated,
     "notified": notified,
     "governed": governed,
+    "scored": scored,
 }
 SUGGESTING: Final = (
     "--dynamic-config-value",

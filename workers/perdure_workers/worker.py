@@ -69,5 +69,6 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
 
 def _warm_up(app: App) -> None:
     """Load what takes seconds of CPU before the first call is taken, whose heartbeat would be late for it."""
-    preload({model.partition(":")[0] for agent in app.agents() for model in app.resolve(agent).priced_models})
+    specs = [app.resolve(agent) for agent in app.agents()]
+    preload({model.partition(":")[0] for spec in specs for model in (*spec.priced_models, *spec.graders)})
     load_catalogue()

@@ -26,7 +26,8 @@ LONGEST_MODEL_PAUSE = timedelta(minutes=1)
 LONGEST_PARKED_PAUSE = timedelta(minutes=5)
 RUNTIME_ATTEMPTS = 10
 LOST_ATTEMPTS = 5
-"""Attempts at a repeatable tool that may be lost with their workers, beside those that its author lets it fail."""
+"""Attempts at a repeatable tool, or a scorer, that may be lost with their workers, beside those that its author lets it
+fail."""
 CHECK_TIMEOUT = timedelta(seconds=10)
 DELIVERY_TIMEOUT = timedelta(seconds=60)
 """One attempt; several addresses of a name may be tried in it."""
@@ -179,7 +180,8 @@ def retry_options(order: RetryOrder) -> ActivityOptions:
 
 
 def scoring_options(order: ScoringOrder) -> ActivityOptions:
-    """For a scorer: tried again after 2 s, 6 s, 18 s and so on, up to ten minutes, as often as its author lets it."""
+    """For a scorer: tried again after 2 s, 6 s, 18 s and so on, up to ten minutes."""
+    # The activity itself counts the scorer's own failures against max_attempts.
     scorer = order.scorer
     provider = scorer.grading.model.partition(":")[0] if scorer.grading else ""
     return _options(
@@ -189,7 +191,7 @@ def scoring_options(order: ScoringOrder) -> ActivityOptions:
             initial_interval=timedelta(seconds=2),
             backoff_coefficient=3,
             maximum_interval=timedelta(minutes=10),
-            maximum_attempts=scorer.max_attempts,
+            maximum_attempts=scorer.max_attempts + LOST_ATTEMPTS,
         ),
         summary=f"scorer {scorer.name}",
         task_queue=model_queue(_own_queue(), provider) if order.rated else None,

@@ -310,6 +310,14 @@ def feedback(
 
 
 @runs.command()
+def scorings(run_id: RunArgument, as_json: JsonOption = False, address: AddressOption = None) -> None:
+    """See which scorers have judged a run, and which have failed."""
+    from perdure_workers.cli.actions.scorings import list_scorings
+
+    execute(list_scorings(run_id, as_json=as_json, address=address))
+
+
+@runs.command()
 def deliveries(run_id: RunArgument, as_json: JsonOption = False, address: AddressOption = None) -> None:
     """See whom a run has told what, and what became of it."""
     from perdure_workers.cli.actions.deliveries import list_deliveries
