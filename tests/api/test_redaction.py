@@ -15,7 +15,7 @@ from tests.harness import agent, answer, in_turns, wish
 
 CARD = "9999-0000-SECRET-1"
 KEY = "sk-" + "ant-api03-A1b2C3d4E5f6G7h8J9k0"
-CALL = ("pay", {"card_number": CARD, "cvc": 4711, "amount": 5})
+CALL = ("pay", {"card_number": CARD, "cvc": 4711815093, "amount": 5})
 
 
 def bank(paid: list[tuple[str, int, int]]) -> App:
@@ -70,9 +70,9 @@ async def test_declared_secrets_are_shown_nowhere(api: Api, paid: list[tuple[str
         said = await everything(api, run_id)
 
     assert asked["arguments"] == {"card_number": "[secret]", "cvc": "[secret]", "amount": 5}
-    assert paid == [(CARD, 4711, 5)]
+    assert paid == [(CARD, 4711815093, 5)]
     assert CARD not in waiting + said
-    assert "4711" not in waiting + said
+    assert "4711815093" not in waiting + said
     assert "paid 5 with [secret]" in said
     assert "I pay with [secret]." in said
 
@@ -107,7 +107,7 @@ async def test_approver_edits_around_the_masks(api: Api, paid: list[tuple[str, i
         said = await everything(api, run_id)
 
     assert decided.status_code == 200, decided.text
-    assert paid == [(CARD, 4711, 3)]
+    assert paid == [(CARD, 4711815093, 3)]
     assert CARD not in said
 
 

@@ -30,6 +30,7 @@ EXAMPLE = {
     "run": {"agent": "support", "input": "Sum up what came in since yesterday."},
     "when": {"cron": "0 9 * * MON-FRI", "time_zone": "Europe/Berlin"},
 }
+CHANGE_EXAMPLE = {"pause_on_failure": True}
 BACKFILL_EXAMPLE = {"from": "2026-11-20T00:00:00Z", "to": "2026-11-22T00:00:00Z"}
 MISSING = problems(HTTPStatus.NOT_FOUND)
 
@@ -71,7 +72,9 @@ async def get(schedule_id: ScheduleId, gateway: Gateway) -> Schedule:
     summary="Change a schedule",
     responses={**WITH_BODY, **problems(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)},
 )
-async def change(schedule_id: ScheduleId, request: ScheduleChange, gateway: Gateway) -> Schedule:
+async def change(
+    schedule_id: ScheduleId, request: Annotated[ScheduleChange, Body(examples=[CHANGE_EXAMPLE])], gateway: Gateway
+) -> Schedule:
     """Change when a schedule starts runs, or what; whoever changes what, starts the runs from then on."""
     return await gateway.schedules.change(schedule_id, request)
 
