@@ -23,12 +23,11 @@ from perdure.encryption import Keyring, new_key
 from perdure.principal import Scope
 from perdure.settings import Settings
 from perdure.testing import eventually
-from perdure_api import access
+from perdure_api import access, live
 from perdure_api.access import authorise
 from perdure_api.application import create_app
 from perdure_api.keys import Revocation
 from perdure_api.logins import LoginFailure
-from perdure_api.routes import events
 from tests.api.conftest import Api, bearer, required, shop
 from tests.api.issuer import TestIssuer, serving_issuer
 from tests.harness import in_turns, wish
@@ -280,7 +279,7 @@ async def test_a_stream_ends_when_its_caller_may_no_longer_listen(
 ) -> None:
     """A revoked key follows nothing for long; the client that comes back is told why."""
     monkeypatch.setattr(access, "KEYS_KEPT_FOR", timedelta(0))
-    monkeypatch.setattr(events, "AUTHORISED_SECONDS", 0.2)
+    monkeypatch.setattr(live, "AUTHORISED_SECONDS", 0.2)
     api = Api(client, settings=required())
     text = await api.key("acme")
     headers = {**bearer(text), "Accept": "text/event-stream"}

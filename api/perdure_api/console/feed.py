@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import structlog
 from fastapi import Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
 from perdure.deltas import DELTA, AttemptReset, Delta
-from perdure.errors import PerdureError, PermissionDeniedError, UnauthenticatedError
+from perdure.errors import PerdureError
 from perdure.events import RUN_EVENT, EventId
 from perdure.principal import Scope
 from perdure_api.access import permit
@@ -25,16 +25,11 @@ from perdure_api.console.rendering import fragment, surroundings
 from perdure_api.console.story import Story
 from perdure_api.feeds import Feeds, Told
 from perdure_api.gateway import Gateway
+from perdure_api.live import event_source, until_over
 from perdure_api.runs import check_event_id
 
 log = structlog.get_logger(__name__)
 
-PING_SECONDS: Final = 15
-SEND_TIMEOUT_SECONDS: Final = 30
-"""A browser that takes nothing for so long has left."""
-SHUTDOWN_GRACE_SECONDS: Final = 1
-AUTHORISED_SECONDS: Final = 15
-"""How long a feed goes on before it is asked again whether its viewer may follow the run."""
 RETRY_MILLISECONDS: Final = 500
 TOGETHER_SECONDS: Final = 0.03
 """Events that come within so short a time are one message."""
@@ -52,12 +47,9 @@ async def run_feed(request: Request, gateway: Gateway, feeds: Feeds, run_id: str
     check_event_id(after)
     detail = await gateway.runs.get(run_id)
     stopping = asyncio.Event()
-    return EventSourceResponse(
+    return event_source(
         _messages(_Page(surroundings(request), detail, Story()), request, feeds, after, stopping=stopping),
-        ping=PING_SECONDS,
-        send_timeout=SEND_TIMEOUT_SECONDS,
-        shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
-        shutdown_grace_period=SHUTDOWN_GRACE_SECONDS,
+        stopping=stopping,
     )
 
 
@@ -147,11 +139,14 @@ async def _batches(
     """Iterate over what is told, taking together what comes together, until the end or until it must stop."""
     queue: asyncio.Queue[Told | None] = asyncio.Queue()
 
+    async def ask() -> None:
+        permit(await logged_in(request), Scope.RUNS_READ)
+
     async def read() -> None:
         async for told in events:
             queue.put_nowait(told)
 
-    tasks = [asyncio.create_task(read()), asyncio.create_task(_until_over(request, stopping))]
+    tasks = [asyncio.create_task(read()), asyncio.create_task(until_over(ask, stopping=stopping))]
     for task in tasks:
         task.add_done_callback(lambda _: queue.put_nowait(None))
     try:
@@ -171,25 +166,3 @@ async def _batches(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until_over(request: Request, stopping: asyncio.Event) -> None:
-    """Return when the server stops, or when the viewer may follow no longer."""
-    while True:
-        try:
-            async with asyncio.timeout(AUTHORISED_SECONDS):
-                await stopping.wait()
-            return
-        except TimeoutError:
-            if not await _may_follow(request):
-                return
-
-
-async def _may_follow(request: Request) -> bool:
-    try:
-        permit(await logged_in(request), Scope.RUNS_READ)
-    except (UnauthenticatedError, PermissionDeniedError):
-        return False
-    except PerdureError as error:  # whoever could follow a moment ago is not cut off for an outage
-        log.warning("run_feed_unconfirmed", error=str(error))
-    return True

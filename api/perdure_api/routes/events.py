@@ -10,14 +10,15 @@ from typing import Annotated, Any, Final
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
-from perdure.errors import PerdureError, PermissionDeniedError, UnauthenticatedError
+from perdure.errors import PerdureError
 from perdure.events import RunEvent
 from perdure.principal import Scope
 from perdure_api.access import authorise
 from perdure_api.dependencies import Gateway, RunId, SharedFeeds
 from perdure_api.feeds import Told
+from perdure_api.live import event_source, until_over
 from perdure_api.problems import problems
 from perdure_api.runs import check_event_id
 from perdure_api.schemas import Answer
@@ -27,13 +28,6 @@ router = APIRouter(route_class=ScopedRoute, prefix="/runs", tags=["runs"])
 log = structlog.get_logger(__name__)
 
 STREAM: Final = "text/event-stream"
-PING_SECONDS: Final = 15
-SEND_TIMEOUT_SECONDS: Final = 30
-"""A client that takes nothing for so long has left."""
-SHUTDOWN_GRACE_SECONDS: Final = 1
-"""How long a stream may take to end when the server stops."""
-AUTHORISED_SECONDS: Final = 15
-"""How long a stream goes on before it is asked again whether its caller may follow the run."""
 RETRY_MILLISECONDS: Final = 1000
 """When a client whose stream broke is to come back."""
 
@@ -84,12 +78,9 @@ async def read(
         return Response(status_code=HTTPStatus.NO_CONTENT)  # by which a browser knows that it need not come back
     check_event_id(seen)
     stopping = asyncio.Event()
-    return EventSourceResponse(
+    return event_source(
         _messages(feeds.follow(run_id, after=seen, deltas=deltas), request, run_id, stopping=stopping),
-        ping=PING_SECONDS,
-        send_timeout=SEND_TIMEOUT_SECONDS,
-        shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
-        shutdown_grace_period=SHUTDOWN_GRACE_SECONDS,
+        stopping=stopping,
     )
 
 
@@ -97,35 +88,18 @@ async def _messages(
     events: AsyncGenerator[Told], request: Request, run_id: str, *, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="the events of a run", retry=RETRY_MILLISECONDS)
+
+    async def ask() -> None:
+        await authorise(request.app.state.access, request, Scope.RUNS_READ)
+
     try:
-        async with aclosing(events), aclosing(_until(_over(stopping, request), events)) as ongoing:
+        over = until_over(ask, stopping=stopping)
+        async with aclosing(events), aclosing(_until(over, events)) as ongoing:
             async for told in ongoing:
                 yield ServerSentEvent(id=str(told.id) if told.id else None, event=told.kind, data=told.data)
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))
-
-
-async def _over(stopping: asyncio.Event, request: Request) -> None:
-    """Return when the server stops, or when the caller may no longer follow: its key is revoked, its token expired."""
-    while True:
-        try:
-            async with asyncio.timeout(AUTHORISED_SECONDS):
-                await stopping.wait()
-            return
-        except TimeoutError:
-            if not await _may_follow(request):
-                return
-
-
-async def _may_follow(request: Request) -> bool:
-    try:
-        await authorise(request.app.state.access, request, Scope.RUNS_READ)
-    except (UnauthenticatedError, PermissionDeniedError):
-        return False
-    except PerdureError as error:  # whoever could follow a moment ago is not cut off for an outage
-        log.warning("event_stream_unconfirmed", error=str(error))
-    return True
 
 
 async def _until(over: Coroutine[Any, Any, None], events: AsyncIterator[Told]) -> AsyncGenerator[Told]:
