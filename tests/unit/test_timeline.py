@@ -17,8 +17,9 @@ from rich.console import Console
 from perdure.activities import SkippedModel
 from perdure.contracts import RunStatus, Totals, Usage
 from perdure.events import RunEvent
+from perdure.figures import span
 from perdure.history import load, project
-from perdure_workers.plain_text import bill, block, call, line, money, span, tokens
+from perdure_workers.plain_text import bill, block, call, line, money, tokens
 from perdure_workers.timeline import show, watch
 from tests.unit.handmade import Handmade, model_call, outcome, reply, wish, words
 from tests.unit.test_events import TIMEOUT

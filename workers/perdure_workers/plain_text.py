@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from perdure.contracts import Totals, Usage
+from perdure.figures import count
 from perdure.messages import JsonObject
 
 MAX_LINE = 500
@@ -34,23 +34,10 @@ def call(tool: str, arguments: JsonObject | None) -> str:
     return f"{line(tool, 64)}({given})"
 
 
-def span(time: timedelta) -> str:
-    """Return a duration with the two units that matter: `31 ms`, `1.2 s`, `2 m 05 s`, `3 h 12 m`, `2 d 4 h`."""
-    seconds = time.total_seconds()
-    if seconds < 0.9995:
-        return f"{max(0, seconds) * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = round(seconds) // 60, round(seconds) // 3600, round(seconds) // 86400
-    if not hours:
-        return f"{minutes} m {round(seconds) % 60:02} s"
-    return f"{hours} h {minutes % 60:02} m" if not days else f"{days} d {hours % 24} h"
-
-
 def tokens(usage: Usage) -> str:
     """Return tokens in and out, and what part of the input came out of a cache: `1.2k→42 tok, 80% cached`."""
     cached = f", {usage.cached_share:.0%} cached" if usage.cache_read_tokens and usage.cached_share else ""
-    return f"{_count(usage.input_tokens)}→{_count(usage.output_tokens)} tok{cached}"
+    return f"{count(usage.input_tokens)}→{count(usage.output_tokens)} tok{cached}"
 
 
 def money(cost: Decimal | None) -> str:
@@ -72,9 +59,3 @@ def _spell_out(text: str) -> str:
 
 def _value(value: Any) -> str:
     return line(json.dumps(value, ensure_ascii=False), 80)
-
-
-def _count(number: int) -> str:
-    if number < 1000:
-        return str(number)
-    return f"{number / 1000:.1f}k" if number < 999_950 else f"{number / 1_000_000:.1f}M"

@@ -45,7 +45,8 @@ from perdure.events import (
     WorkerTrouble,
 )
 from perdure.events.event import Attempted
-from perdure_workers.plain_text import bill, block, call, line, money, span, tokens
+from perdure.figures import span
+from perdure_workers.plain_text import bill, block, call, line, money, tokens
 from perdure_workers.standstill import Standstill
 
 _INDENT = 25

@@ -32,7 +32,8 @@ from perdure.events import (
     StepLog,
     WorkerTrouble,
 )
-from perdure_api.console.words import money, span
+from perdure.figures import span
+from perdure_api.console.words import money
 
 Tone = Literal["plain", "good", "warn", "bad"]
 _DECIDED: Final = ("approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn")

@@ -9,9 +9,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from perdure.contracts import Totals, Usage
-
-THOUSAND: Final = 1000
-MILLION: Final = 1_000_000
+from perdure.figures import count, span
 
 
 def money(cost: Decimal | None) -> str:
@@ -28,29 +26,9 @@ def bill(totals: Totals) -> str:
     return f"at least {money(totals.cost_usd)}" if totals.cost_usd else money(None)
 
 
-def count(number: int) -> str:
-    """Return a number in few characters: `1.2k`."""
-    if number < THOUSAND:
-        return str(number)
-    return f"{number / THOUSAND:.1f}k" if number < 999_950 else f"{number / MILLION:.1f}M"
-
-
 def tokens(usage: Usage) -> str:
     """Return tokens in and out."""
     return f"{count(usage.input_tokens)} in · {count(usage.output_tokens)} out"
-
-
-def span(time: timedelta) -> str:
-    """Return a duration with the two units that matter: `31 ms`, `1.2 s`, `2 m 05 s`, `3 h 12 m`, `2 d 4 h`."""
-    seconds = time.total_seconds()
-    if seconds < 0.9995:
-        return f"{max(0, seconds) * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = round(seconds) // 60, round(seconds) // 3600, round(seconds) // 86400
-    if not hours:
-        return f"{minutes} m {round(seconds) % 60:02} s"
-    return f"{hours} h {minutes % 60:02} m" if not days else f"{days} d {hours % 24} h"
 
 
 def ago(moment: datetime) -> str:

@@ -9,12 +9,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from perdure.figures import span
 from perdure_api.health_schemas import AgentHealth, HealthFilter
 from perdure_api.run_statistics import RunStatistics
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.actions.typed import typed
-from perdure_workers.plain_text import line, money, span
+from perdure_workers.plain_text import line, money
 
 _HEAD: Final = ("version", "runs", "success", "p50", "p95", "tools failed", "cost")
 

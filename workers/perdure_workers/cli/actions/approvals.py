@@ -14,6 +14,7 @@ from rich.text import Text
 
 from perdure.app import App
 from perdure.errors import InvalidInputError, PerdureError
+from perdure.figures import span
 from perdure.oversight import PendingApproval
 from perdure_api.schemas import BatchItem, Decided, DecisionRequest, InboxFilter
 from perdure_workers.cli.actions.connection import open_gateway
@@ -21,7 +22,7 @@ from perdure_workers.cli.actions.output import confirm, console, print_json
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.cli.ending import ExitCode
 from perdure_workers.loading import load_at_hand
-from perdure_workers.plain_text import call, line, span
+from perdure_workers.plain_text import call, line
 
 NOTHING_WAITS = "nothing waits for a human"
 

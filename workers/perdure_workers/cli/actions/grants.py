@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.text import Text
 
+from perdure.figures import span
 from perdure.grant import Grant
 from perdure_api.schemas import GrantFilter, RevokeRequest
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.actions.typed import typed
-from perdure_workers.plain_text import line, span
+from perdure_workers.plain_text import line
 
 
 async def list_grants(

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.errors import InvalidInputError, NotRetriableError, RunNotFoundError
+from perdure.figures import span
 from perdure.rate import Rate
 from perdure_api.recovery import Recovery
 from perdure_api.recovery_schemas import FailureFilter, Retried, RetryRequest
@@ -25,7 +26,7 @@ from perdure_workers.cli.actions.output import confirm, console, print_json
 from perdure_workers.cli.actions.run_query import parse_run_query
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.cli.ending import ExitCode
-from perdure_workers.plain_text import line, span
+from perdure_workers.plain_text import line
 
 PAGE: Final = 500
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from perdure.contracts import RunError, RunStatus
 from perdure.errors import InvalidInputError
+from perdure.figures import span
 from perdure_api.runs import Runs
 from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
@@ -18,7 +19,7 @@ from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.feedback import print_feedback
 from perdure_workers.cli.actions.grants import print_grants
 from perdure_workers.cli.actions.output import console, print_json
-from perdure_workers.plain_text import line, money, span
+from perdure_workers.plain_text import line, money
 
 _STATUS = 2
 _RIGHT = (3, 4, 5)

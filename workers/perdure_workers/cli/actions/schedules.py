@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from perdure.duration import written
+from perdure.figures import span
 from perdure.schedule import Timing, schedule_id
 from perdure.settings import load_settings
 from perdure_api.gateway import Gateway
@@ -28,7 +29,7 @@ from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.actions.start import Order, new_run
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.loading import load_here
-from perdure_workers.plain_text import line, money, span
+from perdure_workers.plain_text import line, money
 
 
 async def create_schedule(

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
+from perdure.figures import span
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
-from perdure_workers.plain_text import line, span
+from perdure_workers.plain_text import line
 
 
 async def list_scorings(run_id: str, *, as_json: bool, address: str | None) -> None:

@@ -11,12 +11,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from perdure.figures import span
 from perdure_api.usage import as_csv
 from perdure_api.usage_schemas import BudgetStanding, Dimension, UsageFilter, UsageReport, UsageTotal
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.cli.actions.typed import typed
-from perdure_workers.plain_text import line, money, span
+from perdure_workers.plain_text import line, money
 
 MAX_BUDGETS: Final = 20
 _NUMBERS: Final = ("calls", "input", "cached", "output", "cost")
