@@ -7,7 +7,6 @@ from typing import Final
 import structlog
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.common import (
-    SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
@@ -84,8 +83,7 @@ class Deliveries:
         return errand
 
     async def _start(self, notice: Notice, failed: WorkflowExecutionDescription) -> None:
-        attributes = failed.typed_search_attributes
-        kept = [(key, attributes.get(key)) for key in (AGENT, ORG, ORIGIN)]
+        kept = [pair for pair in failed.typed_search_attributes if pair.key in (AGENT, ORG, ORIGIN)]
         with temporal_errors():
             await self._reach.client.start_workflow(
                 Delivery.run,
@@ -96,9 +94,7 @@ class Deliveries:
                 # The server itself sees to it that of several requests one counts, and that none repeats what arrived.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                search_attributes=TypedSearchAttributes(
-                    [SearchAttributePair(key, value) for key, value in kept if value is not None]
-                ),
+                search_attributes=TypedSearchAttributes(kept),
                 static_summary=summary(notice),
                 rpc_timeout=RPC_TIMEOUT,
             )

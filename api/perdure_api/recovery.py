@@ -160,8 +160,7 @@ class Recovery:
             raise NotRetriableError(f"run {run_id!r} cannot be retried: {error}") from None
 
     async def _start(self, order: RetryOrder, description: WorkflowExecutionDescription) -> _Handle:
-        attributes = description.typed_search_attributes
-        kept = [(key, attributes.get(key)) for key in (AGENT, ORG, USER)]
+        kept = [pair for pair in description.typed_search_attributes if pair.key in (AGENT, ORG, USER)]
         with temporal_errors():
             return await self._reach.client.start_workflow(
                 Retry.run,
@@ -171,10 +170,7 @@ class Recovery:
                 # One that failed for a reason that is gone by now can be asked for again.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                search_attributes=TypedSearchAttributes(
-                    [SearchAttributePair(ORIGIN, order.run_id)]
-                    + [SearchAttributePair(key, value) for key, value in kept if value is not None]
-                ),
+                search_attributes=TypedSearchAttributes([SearchAttributePair(ORIGIN, order.run_id), *kept]),
                 memo={MEMO_RETRY: order},
                 static_summary=f"retry of {order.run_id}",
                 rpc_timeout=RPC_TIMEOUT,

@@ -159,14 +159,15 @@ class Runs:
             RunNotFoundError: There is no such run.
         """
         description = await self._reach.executions.describe(run_id)
+        feedback, forks = await asyncio.gather(feedback_of(self._reach, run_id), self._forks(run_id))
         detail = RunDetail(
             **dict(await visibility.summary(description)),
             live=False,
             priority=priority_of(description.raw_description.workflow_execution_info.priority.priority_key),
             totals=known_totals(description),
-            feedback=await feedback_of(self._reach, run_id),
+            feedback=feedback,
             forked_from=await visibility.fork_origin(description),
-            forks=await self._forks(run_id),
+            forks=forks,
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
             trace_id=await visibility.trace_id(description),

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import re
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, get_args
 
 import structlog
 from temporalio.api.common.v1 import Payload
@@ -316,15 +316,11 @@ def _overlap(name: Overlap) -> ScheduleOverlapPolicy:
 
 
 def _overlap_name(policy: ScheduleOverlapPolicy) -> Overlap:
-    names: dict[str, Overlap] = {
-        "SKIP": "skip",
-        "BUFFER_ONE": "buffer_one",
-        "BUFFER_ALL": "buffer_all",
-        "CANCEL_OTHER": "cancel_other",
-        "TERMINATE_OTHER": "terminate_other",
-        "ALLOW_ALL": "allow_all",
-    }
-    return names[policy.name]
+    name: Overlap
+    for name in get_args(Overlap):
+        if _overlap(name) is policy:
+            return name
+    raise ValueError(f"Temporal has an overlap policy that we do not know: {policy!r}")
 
 
 async def _start_of(description: ScheduleDescription) -> ScheduledStart:

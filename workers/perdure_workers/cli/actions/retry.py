@@ -6,7 +6,6 @@ import asyncio
 import getpass
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
@@ -19,16 +18,14 @@ from perdure.figures import span
 from perdure.rate import Rate
 from perdure_api.recovery import Recovery
 from perdure_api.recovery_schemas import FailureFilter, Retried, RetryRequest
-from perdure_api.runs import Runs
-from perdure_api.schemas import RunFilter, RunSummary
+from perdure_api.schemas import RunSummary
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import confirm, console, print_json
 from perdure_workers.cli.actions.run_query import parse_run_query
+from perdure_workers.cli.actions.runs import newest
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.cli.ending import ExitCode
 from perdure_workers.plain_text import line
-
-PAGE: Final = 500
 
 
 async def retry_run(run_id: str, *, by: str | None, reason: str, as_json: bool, address: str | None) -> None:
@@ -71,7 +68,7 @@ async def retry_many(
     request = typed(RetryRequest, {"by": by or getpass.getuser(), "reason": reason})
     terminal = console(stderr=True)
     async with open_gateway(address=address) as gateway:
-        found = await _all(gateway.runs, wanted)
+        found = await newest(gateway.runs, wanted)
         _show(found, terminal)
         if dry_run:
             terminal.print(f"{len(found)} would be retried; nothing was done")
@@ -136,17 +133,6 @@ async def _retry_each(
             finally:
                 await pause
     return done, refused
-
-
-async def _all(runs: Runs, wanted: RunFilter) -> list[RunSummary]:
-    found: list[RunSummary] = []
-    token: str | None = None
-    while True:
-        page = await runs.list(wanted, limit=PAGE, page_token=token)
-        found += page.items
-        token = page.next_page_token
-        if token is None:
-            return found
 
 
 def _show(found: list[RunSummary], terminal: Console) -> None:

@@ -21,6 +21,7 @@ from perdure_workers.cli.actions.grants import print_grants
 from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.plain_text import line, money
 
+PAGE = 100
 _STATUS = 2
 _RIGHT = (3, 4, 5)
 """Columns of the list: the status, and those that are numbers."""
@@ -46,7 +47,7 @@ async def list_runs(
         problem = error.errors(include_url=False)[0]
         raise InvalidInputError(f"--{problem['loc'][0]} {problem['input']!r}: {problem['msg']}") from error
     async with open_gateway(address=address) as gateway:
-        found = await _newest(gateway.runs, wanted, limit)
+        found = await newest(gateway.runs, wanted, limit=limit)
     if as_json:
         print_json(found)
     elif found:
@@ -77,14 +78,16 @@ async def cancel_run(run_id: str, *, reason: str, address: str | None) -> None:
     console().print(f"asked run {run_id} to cancel", soft_wrap=True)
 
 
-async def _newest(runs: Runs, wanted: RunFilter, limit: int) -> list[RunSummary]:
+async def newest(runs: Runs, wanted: RunFilter, *, limit: int | None = None) -> list[RunSummary]:
+    """Return the runs that pass the filter, the newest first; all of them without a limit."""
     found: list[RunSummary] = []
     token: str | None = None
     while True:
-        page = await runs.list(wanted, limit=min(limit - len(found), 100), page_token=token)
+        left = PAGE if limit is None else limit - len(found)
+        page = await runs.list(wanted, limit=min(left, PAGE), page_token=token)
         found += page.items
         token = page.next_page_token
-        if token is None or len(found) >= limit:
+        if token is None or (limit is not None and len(found) >= limit):
             return found
 
 
