@@ -172,7 +172,7 @@ def _choose_ports(dev: Dev) -> DevServer:
 async def _run(group: ProcessGroup, dev: Dev, server: DevServer, settings: Settings, console: Console) -> None:
     # Not beside the database file, as a socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="perdure-") as folder:
-        socket = Path(folder) / "deltas.sock"
+        socket = settings.delta_socket or Path(folder) / "deltas.sock"
         async with hub(socket):
             await _run_beside(socket, group, dev, server, settings, console)
 
@@ -184,7 +184,7 @@ async def _run_beside(
     environment = {
         **child_environment(server),
         "PERDURE_AUDIT_URL": audit_url,
-        "PERDURE_DELTA_SOCKET": str(settings.delta_socket or socket),
+        "PERDURE_DELTA_SOCKET": str(socket),
     }
     await dev_server.start(group, server)
     if server.api_port is not None:
