@@ -26,6 +26,8 @@ ARGUMENTS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# What the console of the browser says of a server that is away, which the page itself tells its reader.
+AWAY: Final = ("ERR_", "Failed to fetch")
 PATIENCE_MS: Final = 20_000
 PHONE: Final = {"width": 360, "height": 740}
 
@@ -59,7 +61,7 @@ class Visitor:
         self.page.on("console", self._heard)
 
     def _heard(self, message: Any) -> None:
-        if message.type == "error" and "ERR_" not in message.text:  # a server that is away is told by the page itself
+        if message.type == "error" and not any(away in message.text for away in AWAY):
             self.troubles.append(f"console: {message.text}")
 
 

@@ -26,7 +26,7 @@ expect.set_options(timeout=20_000)
 @asynccontextmanager
 async def listening(api: Api, port: int) -> AsyncIterator[str]:
     """Serve the API on a certain port."""
-    server = uvicorn.Server(uvicorn.Config(api.asgi, log_level="error", timeout_graceful_shutdown=3))
+    server = uvicorn.Server(uvicorn.Config(api.asgi, log_level="error", timeout_graceful_shutdown=10))
     with socket.create_server(("127.0.0.1", port)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:

@@ -39,7 +39,7 @@ from tests.harness import InProcessModel, agent, answer, serving, turn, wish
 
 pytestmark = pytest.mark.e2e
 
-SOON = timedelta(seconds=30)
+SOON = timedelta(minutes=1)
 CONTINUE_AS_NEW = ("limit.historyCount.suggestContinueAsNew=40", 'history.continueAsNewMinInterval="10ms"')
 
 

@@ -326,7 +326,7 @@ def texts_of(event: HistoryEvent) -> set[str]:
         attributes = getattr(event, f"{name}_event_attributes")
         payloads = attributes.result if name == "activity_task_completed" else attributes.input
         for one in payloads.payloads:
-            collect(json.loads(one.data))
+            collect(json.loads(one.data or "null"))  # an argument that is None has no data
     return found
 
 
