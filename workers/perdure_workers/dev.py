@@ -30,7 +30,7 @@ from perdure_workers.processes import Child, ProcessGroup
 from perdure_workers.signals import stop_signals, unless_stopped
 
 READY_TIMEOUT: Final = timedelta(minutes=3)
-"""What each of its processes gets to come up; a busy machine takes its time, and who does not want to wait has Ctrl-C."""
+"""What each process gets to come up: a busy machine takes its time, and whoever does not want to wait has Ctrl-C."""
 STOP_MARGIN: Final = timedelta(seconds=5)
 """What a child gets beyond the worker's own grace before it is killed."""
 AUDIT_FOLDER: Final = "audit"
