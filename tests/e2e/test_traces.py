@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -50,6 +52,12 @@ async def names(receiver: OtlpReceiver, trace_id: str) -> list[str]:
     return sorted(span.name for span in receiver.spans if span.trace_id == trace_id)
 
 
+def logged(running: Running) -> list[dict[str, Any]]:
+    """Return the lines of all processes that are JSON."""
+    texts = (line.partition(" │ ")[2] for line in running.log.splitlines())
+    return [json.loads(text) for text in texts if text.startswith("{")]
+
+
 async def started_by_command(running: Running, folder: Path, **variables: str) -> str:
     """Start a run by `perdure run`, and return its id."""
     command = [sys.executable, "-m", "perdure_workers.cli", "run", "helper", "Is A-1 paid?"]
@@ -65,7 +73,11 @@ async def test_a_backend_has_one_trace_for_each_run_and_nothing_else(tmp_path: P
     """From the request or the command to the model and the tool: one trace, no span twice, none for a probe."""
     (tmp_path / "helper_app.py").write_text(APP, encoding="utf-8")
     with otlp_receiver() as receiver:
-        otlp = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        otlp = {
+            "PERDURE_LOG_FORMAT": "json",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
         async with (
             ScriptedModel(Script(SCRIPT)) as model,
             dev_session(tmp_path, "helper_app:app", **otlp, **model.environment()) as running,
@@ -78,7 +90,12 @@ async def test_a_backend_has_one_trace_for_each_run_and_nothing_else(tmp_path: P
             by_command = (await http.get(f"/v1/runs/{typed}")).json()["trace_id"]
             of_command = await names(receiver, by_command)
             probed = (await http.get("/readyz")).status_code
+            lines = logged(running)
 
+    for event, step in (("run_started", None), ("model_replied", 1), ("tool_called", 2), ("model_replied", 3)):
+        [line] = [one for one in lines if (one["event"], one.get("step"), one.get("run_id")) == (event, step, posted)]
+        assert (line["agent"], line["trace_id"]) == ("helper", by_request)
+        assert {"user", "org", "span_id"} <= line.keys()
     assert of_request == sorted(["POST /v1/runs", *OF_THE_RUN])
     assert of_command == OF_THE_RUN
     assert probed == 200
