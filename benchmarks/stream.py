@@ -21,9 +21,10 @@ from benchmarks.audience import Audience
 from benchmarks.journal import Kind
 from benchmarks.report import Figure, Report
 from benchmarks.speaker import ASKER, SPEAKER, TOKENS_A_SECOND
-from benchmarks.stage import Stage, WorkerProcess, open_stage
+from benchmarks.stage import Stage, WorkerProcess, cpu_seconds, open_stage
 from perdure_workers.dev import probe
 from perdure_workers.ports import free_port
+from perdure_workers.processes import Child
 
 VIEWERS: Final = 50
 SECONDS: Final = 300
@@ -45,6 +46,8 @@ class Shown:
     """Events that came into its history while its model spoke."""
     delays: Sequence[float]
     """Of each word at each viewer, in seconds."""
+    api_cpu: float
+    """Seconds of CPU that the API used meanwhile."""
     approvals: Sequence[float]
     """Seconds between the request that approves a call of another run and the call."""
 
@@ -74,6 +77,7 @@ async def measure_stream(*, quick: bool) -> Report:
             Figure("from the provider to the viewer, 95 of 100", 1000 * _p95(shown.delays), "ms"),
             Figure("floor: from the provider to the viewer, median", 1000 * median(plain), "ms"),
             Figure("floor: from the provider to the viewer, 95 of 100", 1000 * _p95(plain), "ms"),
+            Figure("CPU of the API, of one core", 100 * shown.api_cpu / seconds, "%"),
             Figure("approvals given meanwhile", len(shown.approvals)),
             Figure("from an approval to its call, median", median(shown.approvals), "s"),
             Figure("from an approval to its call, longest", max(shown.approvals), "s", goal=MAX_APPROVAL),
@@ -87,12 +91,14 @@ class Studio:
 
     stage: Stage
     worker: WorkerProcess
+    api: Child
     url: str
     """Of the API."""
 
     async def show(self, *, seconds: float, viewers: int) -> Shown:
         """Have a run speak for so long to so many, and approve calls of others meanwhile if anybody watches."""
         async with httpx2.AsyncClient(base_url=f"{self.url}/v1", trust_env=False, timeout=30) as http:
+            before = cpu_seconds(self.api)
             run_id = await _start(http, SPEAKER, f"{seconds:g}")
             handle = self.stage.client.get_workflow_handle(run_id)
             audience = Audience(f"{self.url}/v1/runs/{run_id}/events", viewers=viewers)
@@ -109,7 +115,8 @@ class Studio:
             await watching
             events = (await handle.describe()).history_length
         added = lengths[-1] - lengths[0] if lengths else 0
-        return Shown(events=events, added=added, delays=audience.delays, approvals=approvals)
+        used = cpu_seconds(self.api) - before
+        return Shown(events=events, added=added, delays=audience.delays, api_cpu=used, approvals=approvals)
 
     async def show_plainly(self, *, seconds: float, viewers: int) -> Sequence[float]:
         """Say the words to so many without a runtime, and return the delay of each."""
@@ -128,7 +135,7 @@ async def open_studio() -> AsyncIterator[Studio]:
     """Start all of it for the length of a block."""
     async with open_stage() as stage, _redis(stage) as redis:
         worker = await stage.start_worker("speaker", journal=True, settings={"redis_url": redis})
-        studio = Studio(stage, worker, await _start_api(stage, worker, redis))
+        studio = Studio(stage, worker, *await _start_api(stage, worker, redis))
         await studio.show(seconds=0, viewers=0)  # what a worker's first run costs is nobody's viewing
         yield studio
 
@@ -160,9 +167,9 @@ async def _redis(stage: Stage) -> AsyncIterator[str]:
         await child.wait()
 
 
-async def _start_api(stage: Stage, worker: WorkerProcess, redis: str) -> str:
+async def _start_api(stage: Stage, worker: WorkerProcess, redis: str) -> tuple[Child, str]:
     url = f"http://{LOOPBACK}:{(port := free_port())}"
-    await stage.start_process(
+    api = await stage.start_process(
         "api",
         [sys.executable, "-m", "perdure_workers.cli", "api", "--app", "benchmarks.speaker:APP", "--port", str(port)],
         ready=probe(f"{url}/readyz"),
@@ -172,7 +179,7 @@ async def _start_api(stage: Stage, worker: WorkerProcess, redis: str) -> str:
             "PERDURE_REDIS_URL": redis,
         },
     )
-    return url
+    return api, url
 
 
 async def _start(http: httpx2.AsyncClient, agent: str, text: str) -> str:
