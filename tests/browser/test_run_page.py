@@ -11,11 +11,13 @@ from datetime import timedelta
 import pytest
 import uvicorn
 from playwright.async_api import Browser, Page, expect
+from temporalio.client import Client
 
+from perdure.deltas import MemoryBus
 from perdure.testing import eventually
 from tests.api.conftest import Api
 from tests.browser.conftest import PHONE, Visitor, visit
-from tests.harness import answer, in_turns, wish
+from tests.harness import SpeakingModel, Stage, answer, in_turns, wish
 
 REFUND = wish(("refund", {"order": "A-1", "amount": 5}), text="I will refund it.")
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><hx-partial>"
@@ -71,6 +73,36 @@ async def test_a_run_is_watched_until_it_ends(api: Api, visitor: Visitor) -> Non
             await expect(visitor.page.locator("#step-2")).to_contain_text("A-1 is paid")
             await expect(visitor.page.locator("#status")).to_contain_text("completed")
         await expect(visitor.page.locator("#outcome")).to_contain_text("It is paid.")
+
+
+async def test_words_appear_while_the_model_says_them(client: Client, visitor: Visitor) -> None:
+    """The text of a step grows on the page before the step ends, and is no longer there when its attempt has failed."""
+    first, second = Stage("Order A-1 ", "was lost", broken=True), Stage("It is ", "paid.")
+    attempts = iter((first, second))
+    api = Api(client, deltas=MemoryBus())
+    said = visitor.page.locator("#step-1-text")
+    async with (
+        api.http,
+        api.server() as (_, url, _),
+        api.worker(SpeakingModel(lambda messages, say: next(attempts).speak(messages, say))),
+    ):
+        run_id = await api.start(input="Is A-1 paid?")
+        await visitor.page.goto(f"{url}/console/runs/{run_id}")
+        await expect(visitor.page.locator("[data-live]")).to_have_text("Live")
+
+        first.cues[0].set()
+        await expect(said).to_have_text("Order A-1 ")
+        first.cues[1].set()
+        await expect(said).to_have_text("Order A-1 was lost")
+        first.curtain.set()
+        second.cues[0].set()
+        await expect(said).to_have_text("It is ")
+        await expect(visitor.page.locator("#status")).to_contain_text("running")
+
+        second.cues[1].set()
+        second.curtain.set()
+        await expect(visitor.page.locator("#status")).to_contain_text("completed")
+        await expect(said).to_have_text("It is paid.")
 
 
 async def test_a_run_is_paused_told_something_and_resumed(api: Api, visitor: Visitor) -> None:
