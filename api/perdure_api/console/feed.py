@@ -63,6 +63,8 @@ class _Page:
     story: Story
     _known: set[str] = field(default_factory=set)
     """Keys of entries that it has by the events so far."""
+    _anew: bool = False
+    """Whether its whole timeline is to be replaced."""
     _spoken: dict[str, str] = field(default_factory=dict)
 
     def take(self, batch: list[Told], *, seen: EventId | None) -> dict[str, bool]:
@@ -75,9 +77,12 @@ class _Page:
             if told.id is None:
                 changed |= self._hear(told)
                 continue
+            is_new = seen is None or told.id > seen
+            # Of what a retry withdraws the page may have steps that the story does not have.
+            self._anew = self._anew or (is_new and told.kind == "run.reset")
             for key in self.story.add(RUN_EVENT.validate_json(told.data)):
                 self._spoken.pop(key, None)  # the event has all of it
-                if seen is None or told.id > seen:
+                if is_new:
                     changed.setdefault(key, key in self._known)
                 self._known.add(key)
         return changed
@@ -95,7 +100,12 @@ class _Page:
 
     def update(self, changed: dict[str, bool]) -> str:
         """Return what puts changed entries in their places, adds what was said, and brings the rest up to date."""
-        parts = [
+        if self._anew:
+            self._anew, changed = False, {}
+            parts = [self._render("feed_timeline.html", window=self.story.window())]
+        else:
+            parts = []
+        parts += [
             self._render("feed_entry.html", key=key, entry=self.story.entry(key), known=known)
             for key, known in changed.items()
         ]
