@@ -19,7 +19,7 @@ from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.console.argument_form import fields, read
 from perdure_api.console.console_route import ConsoleRoute
-from perdure_api.console.pages import approvals, beside, fork, login, run, runs, start
+from perdure_api.console.pages import approvals, beside, fork, login, run, runs, schedules, start
 from perdure_api.console.sessions import COOKIE
 from perdure_api.keys import NewKey, Revocation
 from tests.api.conftest import Api, required
@@ -50,9 +50,11 @@ async def start_as(api: Api, key: str) -> str:
 
 def test_every_page_and_action_names_its_scope() -> None:
     """But for the login, each route of the console asks who comes, and actions ask for more than reading."""
-    found = [route for module in (runs, run, fork, beside, approvals, start) for route in module.router.routes]
+    found = [
+        route for module in (runs, run, fork, beside, approvals, schedules, start) for route in module.router.routes
+    ]
 
-    assert len(found) >= 12
+    assert len(found) >= 28
     for route in found:
         assert isinstance(route, ConsoleRoute), route
         scope = Scope((route.openapi_extra or {})["x-perdure-scope"])

@@ -7,7 +7,6 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,10 +18,9 @@ from perdure import Limits, ScoredRun
 from perdure.activities import Finish
 from perdure.messages import Message
 from perdure.settings import Settings
-from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from tests.api.conftest import Api, shop
-from tests.api.forms import post
+from tests.api.forms import post, until_shown
 from tests.harness import InProcessModel, answer, in_turns, serving, turn, wish
 from tests.receiver import receiving, status
 
@@ -30,16 +28,6 @@ LOOK = wish(("look", {"order": "A-1"}), text="Let me see.")
 EVIL = "<script>alert(1)</script><img src=x>"
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 SIGNING: dict[str, Any] = {"webhook_secrets": [SECRET], "callback_allowed_networks": ["127.0.0.1/32"]}
-
-
-async def until_shown(api: Api, path: str, *texts: str) -> str:
-    """Wait until a page has these texts, and return it."""
-
-    async def shown() -> str:
-        page = (await api.http.get(path)).text
-        return page if all(text in page for text in texts) else ""
-
-    return await eventually(shown, within=timedelta(seconds=20), what=f"{texts} on {path}")
 
 
 def run_of(done: Response) -> str:
@@ -223,6 +211,19 @@ async def test_a_long_timeline_shows_its_end_first(client: Client) -> None:
     assert shown == [list(range(27, 127)), list(range(1, 27))]
     assert "26 more" in pages[0]
     assert "<html" not in pages[1]
+
+
+async def test_a_step_that_waits_is_shown_however_many_follow(client: Client) -> None:
+    """What a human is asked about is on the page, also if it is the first of many calls."""
+    api = Api(client, app=shop(limits=Limits(max_steps=500)))
+    looks = [("look", {"order": f"A-{place}"}) for place in range(123)]
+    async with api.http, api.worker(in_turns(wish(("refund", {"order": "A-1", "amount": 5}), *looks), answer("Done."))):
+        run_id = await api.start()
+        asked = await api.approval(run_id)
+        page = (await api.http.get(f"/console/runs/{run_id}")).text
+
+    assert f"/console/approvals/{run_id}/{asked['approval_id']}" in page
+    assert re.findall(r'<li id="step-(\d+)"', page)[0] == "2"
 
 
 @pytest.mark.parametrize("action", ["fork", "feedback", "feedback/withdraw", "deliveries/d-1/redeliver"])

@@ -110,10 +110,12 @@ class Story:
         return self._totals.model_copy(update={"steps": len(self._log.steps)})
 
     def window(self, *, before: str = "") -> Window:
-        """Return the last entries, or the last ones before that of a key."""
+        """Return the last entries, with all steps that go on, or the last ones before that of a key."""
         keys = list(self._order)
         end = keys.index(before) if before in self._order else len(keys)
         start = max(0, end - SHOWN)
+        if end == len(keys) and (open_steps := self.open_steps()):
+            start = min(start, keys.index(open_steps[0]))
         return Window([(key, self.entry(key)) for key in keys[start:end]], earlier=start)
 
     def entry(self, key: str) -> Entry:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
 from starlette.responses import HTMLResponse, Response
 
 from perdure.approval import same_person
@@ -24,11 +25,35 @@ from perdure_api.scoped_route import requires
 router = APIRouter(route_class=ConsoleRoute, prefix="/approvals")
 
 
+class Wanted(BaseModel):
+    """The filters as the form sends them: what is left empty lets every approval pass."""
+
+    tool: str = ""
+    agent: str = ""
+    role: str = ""
+    user: str = ""
+    kind: str = ""
+    org: str = ""
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """Those that are set."""
+        return {name: value.strip() for name, value in self.model_dump().items() if value.strip()}
+
+
 @router.get("", openapi_extra=requires(Scope.RUNS_READ))
-async def inbox(request: Request, gateway: Gateway, caller: Caller) -> HTMLResponse:
+async def inbox(wanted: Annotated[Wanted, Query()], request: Request, gateway: Gateway, caller: Caller) -> HTMLResponse:
     """Show what waits for a human, the oldest first."""
-    asked = await gateway.approvals.pending(InboxFilter())
-    return page(request, "inbox.html", asked=[(one, _hindrance(one, caller)) for one in asked])
+    asked = await gateway.approvals.pending(filled(InboxFilter, wanted.filters))
+    agents = gateway.agents.list()
+    return page(
+        request,
+        "inbox.html",
+        asked=[(one, _hindrance(one, caller)) for one in asked],
+        wanted=wanted,
+        agents=sorted({agent.name for agent in agents}),
+        tools=sorted({tool.name for agent in agents for tool in agent.tools}),
+    )
 
 
 @router.get("/{run_id}/{approval_id}", openapi_extra=requires(Scope.RUNS_READ))
