@@ -317,6 +317,10 @@ class App:
         known = ", ".join(agent.version for agent in versions)
         raise UnknownAgentError(f"agent {name!r} has no version {version!r}; it has: {known}")
 
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions of an agent, in order of registration; empty if there is no such agent."""
+        return tuple(agent.version for agent in self._agents.values() if agent.name == name)
+
     def resolve(self, agent: Agent) -> AgentSpec:
         """Freeze an agent with its tools' schemas, as a run's history will hold it.
 

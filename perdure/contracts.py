@@ -19,6 +19,7 @@ from perdure.messages import Frozen, is_empty
 from perdure.oversight import ApprovalRecord, PendingApproval, SteeringRecord
 from perdure.plan import PlannedStep
 from perdure.policy import Policy
+from perdure.rollout import VersionSource
 
 WORKFLOW_NAME: Final = "AgentRun"
 DEFAULT_TASK_QUEUE: Final = "perdure"
@@ -107,6 +108,8 @@ class RunInput(Frozen):
     """What it may spend, and that its organisation's ledger keeps count of it; None: nothing is limited or counted."""
     forked_from: ForkOrigin | None = Field(default=None, exclude_if=_is_none)
     """The run that this one goes on from, with something changed."""
+    version_source: VersionSource | None = Field(default=None, exclude_if=_is_none)
+    """What the agent's version was chosen by; None for a fork."""
     trace: str = Field(default="", exclude_if=is_empty)
     """The W3C `traceparent` of the span that the run's spans belong to; empty: it was started without a trace."""
 

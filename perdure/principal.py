@@ -22,6 +22,8 @@ class Scope(StrEnum):
     """Start, steer and cancel runs."""
     APPROVALS_DECIDE = "approvals:decide"
     """Decide on approvals, and revoke standing grants."""
+    AGENTS_WRITE = "agents:write"
+    """Change which versions of agents the runs of everybody in the organisation start with."""
     USAGE_READ = "usage:read"
     AUDIT_READ = "audit:read"
     CODEC_DECODE = "codec:decode"

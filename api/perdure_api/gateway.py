@@ -15,8 +15,10 @@ from perdure_api.deliveries import Deliveries
 from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
 from perdure_api.health import Health
+from perdure_api.known_rollouts import KnownRollouts
 from perdure_api.reach import Reach
 from perdure_api.recovery import Recovery
+from perdure_api.rollouts import Rollouts
 from perdure_api.runs import Runs
 from perdure_api.schedules import Schedules
 from perdure_api.scorings import Scorings
@@ -30,6 +32,7 @@ class Gateway:
     approvals: Approvals
     grants: Grants
     agents: Agents
+    rollouts: Rollouts
     usage: Usage
     health: Health
     feedback: FeedbackBook
@@ -46,6 +49,7 @@ class Gateway:
         *,
         principal: Principal = OPERATOR,
         outgoing: Outgoing | None = None,
+        rollouts: KnownRollouts | None = None,
     ) -> None:
         """Take the connection and the app; see `Reach`.
 
@@ -55,14 +59,18 @@ class Gateway:
             settings: Of the process.
             principal: Who asks.
             outgoing: Checks callback URLs; default: by the networks that the settings allow.
+            rollouts: What the process knows of rollouts; default: nothing yet.
         """
         outgoing = outgoing or Outgoing(allowed=settings.callback_allowed_networks)
-        reach = Reach(client, app, settings, principal, outgoing, load_redactor(settings))
+        reach = Reach(
+            client, app, settings, principal, outgoing, load_redactor(settings), rollouts or KnownRollouts(client)
+        )
         self._reach = reach
         self.runs = Runs(reach)
         self.approvals = Approvals(reach, self.runs)
         self.grants = Grants(reach)
         self.agents = Agents(reach)
+        self.rollouts = Rollouts(reach)
         self.usage = Usage(reach)
         self.health = Health(reach)
         self.feedback = FeedbackBook(reach)
@@ -74,4 +82,11 @@ class Gateway:
     def of(self, principal: Principal) -> Gateway:
         """Return the gateway of another principal."""
         reach = self._reach
-        return Gateway(reach.client, reach.app, reach.settings, principal=principal, outgoing=reach.outgoing)
+        return Gateway(
+            reach.client,
+            reach.app,
+            reach.settings,
+            principal=principal,
+            outgoing=reach.outgoing,
+            rollouts=reach.rollouts,
+        )

@@ -33,6 +33,8 @@ DECISIONS: Final = frozenset(
         "retryRun",
         "pauseSchedule",
         "deleteSchedule",
+        "setRollout",
+        "clearRollout",
     }
 )
 """Operations by which a human steps in; no load of another kind may lock them out."""

@@ -14,6 +14,7 @@ from perdure.redaction import Redactor
 from perdure.settings import Settings
 from perdure_api.authority import wanted_org
 from perdure_api.executions import Executions
+from perdure_api.known_rollouts import KnownRollouts
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Reach:
     outgoing: Outgoing
     """Checks callback URLs."""
     redactor: Redactor = field(repr=False)
+    rollouts: KnownRollouts
+    """Which versions runs start with, as the process knows it."""
 
     @cached_property
     def executions(self) -> Executions:

@@ -29,7 +29,7 @@ from perdure.oversight import Hold, SteeringMessage
 from perdure.priority import Priority, priority_of
 from perdure.redaction import redacted
 from perdure.schedule import PreparedRun
-from perdure.search_attributes import MEMO_REQUEST
+from perdure.search_attributes import MEMO_REQUEST, VERSION
 from perdure_api import visibility
 from perdure_api.agent_span import agent_span
 from perdure_api.authority import commissioned, signed, speaker
@@ -62,6 +62,7 @@ from perdure_api.starts import (
 )
 from perdure_api.superseded import current
 from perdure_api.terms import with_terms
+from perdure_api.version_choice import chosen_version
 from perdure_workflows.state import RunArguments
 
 MAX_PAGE: Final = 1000
@@ -94,8 +95,8 @@ class Runs:
             InvalidInputError: The run's id cannot be one, or it would be allowed to cost more than the agent is.
         """
         new = commissioned(self._reach.principal, new)
-        arguments = await self._prepared(new)
         chosen = checked_run_id(run_id) if run_id else run_id_for(idempotency_key, org=new.org)
+        arguments = await self._prepared(new, run_id=chosen)
         return await self.begin(arguments, chosen=chosen, request=request_digest(new), priority=new.priority)
 
     async def begin(self, arguments: RunArguments, *, chosen: str, request: str, priority: Priority) -> StartedRun:
@@ -120,14 +121,21 @@ class Runs:
                 raise IdempotencyKeyReusedError(
                     f"another request has already started run {chosen!r}; a new request needs a new key"
                 ) from error
-            return StartedRun(run_id=chosen, created=False)
+            return StartedRun(
+                run_id=chosen,
+                created=False,
+                version=description.typed_search_attributes.get(VERSION) or "",
+                version_source=await visibility.version_source(description),
+            )
         log.info("run_started", run_id=chosen, agent=arguments.spec.name, user=arguments.user, org=arguments.org)
-        return StartedRun(run_id=chosen, created=True)
+        return StartedRun(
+            run_id=chosen, created=True, version=arguments.spec.version, version_source=arguments.version_source
+        )
 
     async def prepare(self, new: NewRun, *, run_id: str) -> PreparedRun:
         """Return what a run of that id would start with now, for who starts it elsewhere; raises as `start`."""
         new = commissioned(self._reach.principal, new)
-        arguments = await self._prepared(new)
+        arguments = await self._prepared(new, run_id=run_id)
         with agent_span(arguments, run_id=run_id) as trace:
             arguments = arguments.model_copy(update={"trace": trace})
         keys = new.priority.keys(org=arguments.org)
@@ -144,10 +152,13 @@ class Runs:
 
     async def check(self, new: NewRun) -> None:
         """Refuse what could not be started now; raises as `start`."""
-        await self._prepared(commissioned(self._reach.principal, new))
+        await self._prepared(commissioned(self._reach.principal, new), run_id=run_id_for(None, org=None))
 
-    async def _prepared(self, new: NewRun) -> RunArguments:
+    async def _prepared(self, new: NewRun, *, run_id: str) -> RunArguments:
+        choice = await chosen_version(self._reach, new, run_id=run_id)
+        new = new.model_copy(update={"version": choice.version})
         arguments = run_arguments(new, self._reach.app, self._reach.principal)
+        arguments = arguments.model_copy(update={"version_source": choice.source})
         await self.check_input_of(new.input, context_of(arguments), limit=MAX_INPUT_BYTES)
         if new.callback_url is not None:
             await self._check_callback(new.callback_url)
@@ -171,6 +182,7 @@ class Runs:
             forks=forks,
             execution_id=description.run_id,
             ui_url=self._ui_url(run_id),
+            version_source=await visibility.version_source(description),
             trace_id=await visibility.trace_id(description),
         )
         return await redacted(await self._as_it_is(detail, description), self._reach.redactor)

@@ -21,6 +21,7 @@ from perdure.oversight import PendingApproval, SteeringRecord
 from perdure.plan import PlannedStep
 from perdure.priority import Priority
 from perdure.rate import Rate
+from perdure.rollout import VersionSource
 from perdure.tool import Approval, Effect
 from perdure_api.text import (
     APPROVAL_ID_PATTERN,
@@ -56,7 +57,7 @@ class NewRun(Request):
 
     agent: Name
     version: Name | None = None
-    """Default: the version registered last."""
+    """Default: the one that a rollout has for it; without a rollout the version registered last."""
     input: Input
     """What the agent is to do; at most 512 KiB of UTF-8."""
     user: SearchKey | None = None
@@ -88,6 +89,10 @@ class StartedRun(RunReference):
 
     created: bool
     """False: an earlier request with the same idempotency key had started it."""
+    version: str
+    """Of its agent."""
+    version_source: VersionSource | None = None
+    """What the version was chosen by; None for a fork."""
 
 
 class DownDependency(Answer):
@@ -197,6 +202,8 @@ class RunDetail(RunSummary):
     """Temporal's run id of the latest execution."""
     ui_url: str | None = None
     """The run in the Temporal Web UI."""
+    version_source: VersionSource | None = None
+    """What its agent's version was chosen by; None for a fork."""
     trace_id: str | None = None
     """Of the run's trace, 32 hexadecimal digits; None: it was started without one."""
 

@@ -34,6 +34,7 @@ from perdure.search_attributes import (
     MEMO_REQUEST,
     MEMO_STARTED,
     MEMO_TRACE,
+    MEMO_VERSION_SOURCE,
     ORG,
     ORIGIN,
     SESSION,
@@ -185,8 +186,12 @@ def attributes_of(arguments: RunArguments) -> dict[SearchAttributeKey[str], str]
 def memo_of(arguments: RunArguments, request: str) -> dict[str, str]:
     """Return the memo that a run starts with, but for the time."""
     trace_id = trace_id_of(arguments.trace)
-    shown = {MEMO_TRACE: trace_id} if trace_id else {}
-    return {**shown, MEMO_INPUT: arguments.input[:LISTED_INPUT], MEMO_REQUEST: request}
+    shown = {MEMO_TRACE: trace_id, MEMO_VERSION_SOURCE: arguments.version_source}
+    return {
+        **{name: text for name, text in shown.items() if text},
+        MEMO_INPUT: arguments.input[:LISTED_INPUT],
+        MEMO_REQUEST: request,
+    }
 
 
 def first_status(arguments: RunArguments) -> RunStatus:

@@ -21,6 +21,7 @@ from perdure.grant import GRANT_WORKFLOW
 from perdure.input_guard import InputContext
 from perdure.ledger.contracts import LEDGER_NAME, PAGE_NAME
 from perdure.oversight import ApprovalsMemo, SteeringMemo
+from perdure.rollout import VersionSource
 from perdure.schedule import SCHEDULED_NAME, scheduled_id
 from perdure.search_attributes import (
     AGENT,
@@ -33,6 +34,7 @@ from perdure.search_attributes import (
     MEMO_STARTED,
     MEMO_STEERING,
     MEMO_TRACE,
+    MEMO_VERSION_SOURCE,
     ORG,
     ORIGIN,
     SESSION,
@@ -79,6 +81,18 @@ def ended_query(wanted: RunFilter, *, orgs: tuple[str, ...], since: datetime, un
     """Return the visibility query for those of these runs that ended within a time, whatever became of them."""
     runs = run_query(wanted.model_copy(update={"status": None}), orgs=orgs)
     return f"{runs} AND CloseTime BETWEEN {_quoted(since.isoformat())} AND {_quoted(until.isoformat())}"
+
+
+def session_query(agent: str, session_id: str, *, org: str | None) -> str:
+    """Return the visibility query for an agent's runs in a session of an organisation, or of none."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(WORKFLOW_NAME)}",
+            "ExecutionStatus != 'ContinuedAsNew'",
+            *_equals({AGENT: agent, SESSION: session_id, ORG: org}),
+            *([f"{ORG.name} IS NULL"] if org is None else []),
+        ]
+    )
 
 
 def executions_query(run_ids: Sequence[str]) -> str:
@@ -247,6 +261,11 @@ async def approvals_memo(execution: WorkflowExecution) -> ApprovalsMemo:
 async def trace_id(execution: WorkflowExecution) -> str | None:
     """Return the id of the run's trace, if it was started with one."""
     return await execution.memo_value(MEMO_TRACE, None, type_hint=str)
+
+
+async def version_source(execution: WorkflowExecution) -> VersionSource | None:
+    """Return what the run's version was chosen by, if its start says."""
+    return await execution.memo_value(MEMO_VERSION_SOURCE, None, type_hint=VersionSource)
 
 
 async def inbox_memo(execution: WorkflowExecution) -> ApprovalsMemo:

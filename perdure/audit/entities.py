@@ -1,4 +1,4 @@
-"""Workflows that stand for a record (an API key, a standing grant, the auditor itself) as entries of the audit.
+"""Workflows that stand for a record (an API key, a grant, a rollout, the auditor itself) as entries of the audit.
 
 Their histories need no projector: such a workflow is made, lives as long as the record, and ends. What the record says
 is the workflow's input, of which only fields known here are kept.
@@ -28,7 +28,7 @@ from perdure.audit.words import MAX_NAME, brief, name
 from perdure.events.payloads import read_first
 from perdure.events.stamp import Stamp
 
-SUBJECTS: Final = {"ApiKey": "key", "Grant": "grant", AUDITOR_WORKFLOW: "auditor"}
+SUBJECTS: Final = {"ApiKey": "key", "Grant": "grant", "Rollout": "rollout", AUDITOR_WORKFLOW: "auditor"}
 """What a workflow of a type stands for, as in `key.created`."""
 
 _BY: Final = re.compile(r"revoked by (?P<who>[^:]{1,255})(?:: ?(?P<why>.*))?", re.DOTALL)
@@ -126,6 +126,8 @@ class Entity:
     def _entry(self, deed: _Deed, place: Place, stamp: Stamp) -> AuditEntry:
         said = {field: value for field, value in self._made.items() if field in _KEPT}
         texts = {field: name(value) for field, value in said.items() if isinstance(value, str) and value}
+        if isinstance(weights := self._made.get("weights"), dict):
+            texts["weights"] = name(" ".join(f"{version}={weight}" for version, weight in weights.items()))
         if deed.identity:
             texts["identity"] = deed.identity
         return AuditEntry(

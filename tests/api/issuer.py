@@ -25,7 +25,7 @@ from perdure.settings import Oidc
 from perdure.testing import eventually
 
 AUDIENCE: Final = "perdure"
-ALL: Final = "runs:read runs:write approvals:decide usage:read audit:read codec:decode openid"
+ALL: Final = "runs:read runs:write approvals:decide agents:write usage:read audit:read codec:decode openid"
 
 Algorithm = Literal["RS256", "ES256"]
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

@@ -36,10 +36,10 @@ from perdure_api.keys import Revocation
 from perdure_api.logins import LoggedLoginFailures
 from perdure_api.scoped_route import ALL_ORGS, FIELD, ScopedRoute
 from perdure_workflows.delivery import Delivery
-from tests.api.conftest import Api, bearer, required
+from tests.api.conftest import Api, bearer, required, shop
 from tests.api.issuer import TestIssuer, serving_issuer
 from tests.audit_stores import Place, folder_place
-from tests.harness import answer, in_turns, wish
+from tests.harness import agent, answer, in_turns, wish
 
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
 """Operations for everybody: the probes."""
@@ -186,7 +186,9 @@ async def stage(env: WorkflowEnvironment, tmp_path_factory: pytest.TempPathFacto
         await audited(audit, org, "globex")
         settings = required(oidc=issuer.settings(), encryption_keys={"k1": new_key()}, **audit.settings)
         client = await env.connect_client(data_converter=data_converter(keyring=settings.keyring()))
-        api = Api(client, settings=settings, login_failures=LoggedLoginFailures())
+        app = shop()
+        app.add(agent(version="2", tools=("refund", "look")))
+        api = Api(client, app=app, settings=settings, login_failures=LoggedLoginFailures())
         insider = await api.key(org)
         revoked = await api.key(org)
         parsed = KeyText.parse(revoked)

@@ -221,7 +221,7 @@ async def test_an_idempotency_key_is_an_organisations_own(keyed: Api) -> None:
     first, again, said = await post(ours, "ann"), await post(ours, "ann"), await post(ours, "ann", org=ours)
     other, colleague = await post(theirs, "ann"), await post(ours, "bob")
 
-    assert again == said == {"run_id": first["run_id"], "created": False}
+    assert again == said == {**first, "created": False}
     assert other["created"]
     assert other["run_id"] != first["run_id"]
     assert colleague["type"] == "urn:perdure:problem:idempotency-key-reused"

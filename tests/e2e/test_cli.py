@@ -117,6 +117,21 @@ async def test_a_run_that_is_waited_for_prints_its_answer_and_exits_with_0(desk:
     assert "completed" in ended.err
 
 
+async def test_a_rollout_is_set_shown_and_ended(desk: Desk) -> None:
+    """At once and by whoever sits there; a version that the app does not have is refused, and changes nothing."""
+    org = f"acme-{uuid.uuid4().hex[:8]}"
+
+    made = await desk.perdure("agents", "rollout", "support", "1=3", "--org", org, "--by", "eve")
+    refused = await desk.perdure("agents", "rollout", "support", "1=3", "9=1", "--org", org)
+    shown = await desk.perdure("agents", "rollout", "support", "--org", org, "--json")
+    ended = await desk.perdure("agents", "rollout", "support", "--clear", "--org", org)
+
+    assert (made.code, "set by eve" in made.out, f"for organisation {org}" in made.out) == (0, True, True)
+    assert (refused.code, "has no version '9'; it has: 1" in refused.err) == (2, True)
+    assert json.loads(shown.out)["rollout"]["weights"] == {"1": 3}
+    assert (ended.code, "no rollout" in ended.out) == (0, True)
+
+
 async def test_a_run_goes_from_question_to_approval_to_replay(desk: Desk, tmp_path: Path) -> None:
     """Start, inbox, show, approve, watch, export, replay: the way of an operator, in seven commands."""
     run_id = await desk.start(refund(), "--user", "ann")

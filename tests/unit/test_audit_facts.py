@@ -45,6 +45,7 @@ from perdure.events import (
 )
 from perdure.events.event import Event
 from perdure.history import load
+from perdure.rollout import Rollout
 from tests.unit.handmade import payload
 
 HISTORIES = sorted((Path(__file__).parents[1] / "replay" / "histories").glob("*.json"))
@@ -379,6 +380,20 @@ def test_a_key_is_audited_from_its_making_to_its_end() -> None:
     assert (revoked.kind, revoked.who, revoked.reason) == ("key.revoked", "dora", "it leaked")
     assert revoked.details == {**kept, "identity": "8@host"}
     assert SECRET not in created.model_dump_json()
+
+
+def test_a_rollout_is_audited_with_its_weights() -> None:
+    """Who had which part of an organisation's users get which version, and who ended that."""
+    story = Story("Rollout")
+    rollout = Rollout(agent="support", org="acme", weights={"1": 90, "2": 10}, created_by="carl", created_at=NOW)
+    story.start(rollout)
+    story.add("workflow_execution_terminated", reason="revoked by dora", identity="8@host")
+
+    created, ended = story.entries
+
+    assert (created.kind, created.who, created.org, created.agent) == ("rollout.created", "carl", "acme", "support")
+    assert created.details == {"weights": "1=90 2=10"}
+    assert (ended.kind, ended.who) == ("rollout.revoked", "dora")
 
 
 @pytest.mark.parametrize(

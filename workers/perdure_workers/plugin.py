@@ -49,6 +49,7 @@ from perdure_workflows.grant import StandingGrant
 from perdure_workflows.ledger import Ledger
 from perdure_workflows.ledger_page import LedgerPage
 from perdure_workflows.retry import Retry
+from perdure_workflows.rollout import KeptRollout
 from perdure_workflows.scheduled_run import ScheduledRun
 from perdure_workflows.scoring import Scoring
 
@@ -149,6 +150,7 @@ class Perdure(SimplePlugin):
                 KeptFeedback,
                 Ledger,
                 LedgerPage,
+                KeptRollout,
                 Retry,
                 ScheduledRun,
                 Scoring,

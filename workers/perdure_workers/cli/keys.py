@@ -34,8 +34,8 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it may call: runs:read, runs:write, approvals:decide, usage:read, audit:read or codec:decode. "
-            "Repeatable. Default: runs:read and runs:write.",
+            help="What it may call: runs:read, runs:write, approvals:decide, agents:write, usage:read, "
+            "audit:read or codec:decode. Repeatable. Default: runs:read and runs:write.",
             show_default=False,
         ),
     ] = None,

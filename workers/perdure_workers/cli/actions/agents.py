@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 from rich.console import Console
-from rich.text import Text
 
 from perdure.figures import span
 from perdure_api.health_schemas import AgentHealth, HealthFilter
 from perdure_api.run_statistics import RunStatistics
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
+from perdure_workers.cli.actions.table import percent, print_table
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.plain_text import line, money
 
@@ -34,7 +33,7 @@ async def show_health(name: str, wanted: dict[str, Any], *, as_json: bool, addre
 def _print_health(found: AgentHealth, out: Console) -> None:
     if found.ended:
         rows = [_row(line(version), of) for version, of in found.versions.items()]
-        _print_table([*rows, _row("all", found.statistics)], out)
+        print_table(_HEAD, [*rows, _row("all", found.statistics)], out, total=True)
         ends = ", ".join(f"{count} {status}" for status, count in found.statistics.statuses.items())
         out.print(f"ends: {ends}", style="dim", soft_wrap=True)
     else:
@@ -47,23 +46,9 @@ def _print_health(found: AgentHealth, out: Console) -> None:
 def _row(name: str, of: RunStatistics) -> tuple[str, ...]:
     at_least = "≥ " if of.unpriced_runs else ""
     cost = money(None) if of.unpriced_runs == of.runs else f"{at_least}{money(of.cost_usd)}"
-    tools = f"{_percent(of.tool_failure_rate)} of {of.tool_calls:,}" if of.tool_calls else "–"
+    tools = f"{percent(of.tool_failure_rate)} of {of.tool_calls:,}" if of.tool_calls else "–"
     durations = (_seconds(of.duration_p50_seconds), _seconds(of.duration_p95_seconds))
-    return (name, f"{of.runs:,}", _percent(of.success_rate), *durations, tools, cost)
-
-
-def _print_table(rows: Sequence[Sequence[str]], out: Console) -> None:
-    lines = [_HEAD, *rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    for place, cells in enumerate(lines):
-        first, *others = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        text = "  ".join([first, *(cell.strip().rjust(len(cell)) for cell in others)])
-        style = "dim" if place == 0 else "bold" if place == len(lines) - 1 else ""
-        out.print(Text(text, style=style), no_wrap=True, soft_wrap=not out.is_terminal)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
+    return (name, f"{of.runs:,}", percent(of.success_rate), *durations, tools, cost)
 
 
 def _seconds(seconds: float | None) -> str:
