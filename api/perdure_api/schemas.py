@@ -110,6 +110,8 @@ class RunFilter(Request):
     session_id: SearchKey | None = None
     error: SearchKey | None = None
     """Of a failed run: its error's type, as in `model_timeout`."""
+    stuck: bool | None = None
+    """Whether its own code breaks; see `stuck` of a run."""
 
 
 class RunSummary(Answer):
@@ -163,6 +165,20 @@ class PendingCall(Answer):
     """Identity of the worker process that made the last attempt."""
 
 
+class Stuck(Answer):
+    """Why a run does not go on: its workflow code breaks, or does not fit the run's history."""
+
+    since: datetime
+    attempts: int
+    """How often the same piece of work has failed."""
+    cause: str
+    """Temporal's word for it: `workflow_worker_unhandled_failure`, `non_deterministic_error`, …"""
+    error: RunError
+    """What the code said when it broke."""
+    worker: str = ""
+    """Identity of the worker process in which it did."""
+
+
 class RunDetail(RunSummary):
     """A run as it is now, or how it ended."""
 
@@ -173,6 +189,8 @@ class RunDetail(RunSummary):
     pending_approvals: tuple[PendingApproval, ...] = ()
     pending_calls: tuple[PendingCall, ...] = ()
     """Calls under way; a run whose models do not answer shows here what it waits for."""
+    stuck: Stuck | None = None
+    """Its own code breaks: it goes on when workers of a fixed build are there. None: it does not."""
     paused: SteeringRecord | None = None
     """Who holds the run, since when and why; None while nobody does."""
     grants: tuple[Grant, ...] = ()

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 RETRY_MILLISECONDS: Final = 500
 TOGETHER_SECONDS: Final = 0.03
 """Events that come within so short a time are one message."""
+_GOES_ON: Final = ("model.called", "tool.called", "tool.answered", "approval.asked", "run.continued")
+"""Events that workflow code brings about, so that it cannot be stuck."""
 OVER: Final = "over"
 """The message after which a browser does not come back."""
 
@@ -73,7 +75,10 @@ class _Page:
                 changed |= self._hear(told)
                 continue
             had = set(self.story.keys)
-            touched = self.story.add(RUN_EVENT.validate_json(told.data))
+            event = RUN_EVENT.validate_json(told.data)
+            touched = self.story.add(event)
+            if self.run.stuck and event.at > self.run.stuck.since and event.kind in _GOES_ON:
+                self.run = self.run.model_copy(update={"stuck": None})
             for key in touched:
                 self._spoken.pop(key, None)  # the event has all of it
             if seen is None or told.id > seen:
