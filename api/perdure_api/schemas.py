@@ -33,7 +33,7 @@ from perdure_api.text import (
 )
 
 MAX_BATCH = 100
-"""Decisions that one request may bring."""
+"""Decisions, or retries, that one request may bring."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
