@@ -21,6 +21,8 @@ from perdure.messages import AssistantMessage, Frozen, JsonObject, Message, Tool
 
 STILL_RUNNING: Final = "still_running"
 """Error type of `call_tool` when a plain function's time is over and its thread, which nothing can stop, goes on."""
+CLEAN_UP_FAILED: Final = "clean_up_failed"
+"""Error type of `clean_up_call` when the tool's function for it broke, or took too long."""
 TOOL_MISSING: Final = "tool_missing"
 """Error type of `call_tool` when the worker does not have the tool: the call certainly did not run."""
 
@@ -152,7 +154,7 @@ class ModelReply(Frozen):
 
 
 class ToolCall(Frozen):
-    """Input of the activities `call_tool`, `check_call` and `reconcile_call`."""
+    """Input of the activities `call_tool`, `check_call`, `reconcile_call` and `clean_up_call`."""
 
     step: int
     call_id: str
@@ -243,6 +245,12 @@ async def record_grant(grant: Grant) -> None:
 @activity.defn
 async def reconcile_call(call: ToolCall) -> Reconciliation:
     """Ask the tool's probe whether a lost call took effect."""
+    raise NotImplementedError
+
+
+@activity.defn
+async def clean_up_call(call: ToolCall) -> None:
+    """Have the tool clean up behind a call that the run's end cut off."""
     raise NotImplementedError
 
 

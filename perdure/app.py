@@ -30,7 +30,15 @@ from perdure.rate import Rate, RatedQueue, model_queue, tool_queue
 from perdure.schema import build_tool
 from perdure.scored_run import ScorerFunction
 from perdure.scorer import ScorerSpec, repeated_name
-from perdure.tool import DEFAULT_MAX_RESULT_BYTES, DEFAULT_TIMEOUT, Effect, Tool, ToolFunction, ToolOptions
+from perdure.tool import (
+    DEFAULT_CLEAN_UP_TIMEOUT,
+    DEFAULT_MAX_RESULT_BYTES,
+    DEFAULT_TIMEOUT,
+    Effect,
+    Tool,
+    ToolFunction,
+    ToolOptions,
+)
 
 ENTRY_POINT_GROUP = "perdure.apps"
 _PROVIDER_RATES: Final = TypeAdapter(dict[str, Rate])
@@ -87,6 +95,8 @@ class App:
         cache: timedelta | float | None = None,
         version: str = "1",
         secrets: Iterable[str] = (),
+        on_cancel: ToolFunction | None = None,
+        on_cancel_timeout: timedelta | float = DEFAULT_CLEAN_UP_TIMEOUT,
     ) -> Callable[[F], F]:
         """Register the decorated function as a tool and return it unchanged.
 
@@ -108,6 +118,10 @@ class App:
             version: Of the tool, for its cache; give it another one when the same arguments get other answers.
             secrets: Arguments, or paths into them (`card.number`), that events, approvals, logs and webhooks show as
                 `[secret]`; the tool itself gets their values.
+            on_cancel: Cleans up behind a call that the run's end cut off: one that ran, or whose outcome is unknown. It
+                is called with the tool's own parameters once the call's function has been cancelled, and may be
+                called again, up to three times in all.
+            on_cancel_timeout: For one attempt at that, in seconds if it is a number.
 
         Raises:
             InvalidToolError: The function cannot become a tool, or an option is out of range.
@@ -128,13 +142,14 @@ class App:
                     "cache": cache,
                     "version": version,
                     "secrets": tuple(secrets),
+                    "on_cancel_timeout": on_cancel_timeout,
                 }
             )
         except ValidationError as error:
             raise InvalidToolError(f"the options of tool {name or '(decorated)'!r} are wrong: {error}") from error
 
         def register(function: F) -> F:
-            tool = build_tool(function, options, reconcile=reconcile)
+            tool = build_tool(function, options, reconcile=reconcile, on_cancel=on_cancel)
             if tool.spec.name in self._tools:
                 raise DuplicateNameError(f"the app already has a tool named {tool.spec.name!r}; give one another name=")
             self._tools[tool.spec.name] = tool

@@ -22,7 +22,7 @@ from perdure.tool import Effect
 
 _OF_MODEL: Final = ("call_model", "adopt_transcript")
 """Activities of which the last one was the step that failed, also where its reply was what ended the run."""
-_VALUES: Final = ("call_tool", "reconcile_call")
+_VALUES: Final = ("call_tool", "reconcile_call", "clean_up_call")
 """Activities whose failures are values, which end no run."""
 _RESERVE: Final = "reserve"
 """The signal by which a run asks its ledger for money."""

@@ -23,7 +23,13 @@ FIELD_PREFIX = "argument_"
 """Fields are not named as the parameters are: `copy` or `_id` would clash with what every Pydantic model has."""
 
 
-def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolFunction | None = None) -> Tool:
+def build_tool(
+    function: ToolFunction,
+    options: ToolOptions,
+    *,
+    reconcile: ToolFunction | None = None,
+    on_cancel: ToolFunction | None = None,
+) -> Tool:
     """Make a function a tool.
 
     Raises:
@@ -66,6 +72,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         resource=options.resource,
         rate=options.rate,
         secrets=options.secrets,
+        clean_up_timeout=options.on_cancel_timeout if on_cancel is not None else None,
     )
     return Tool(
         spec=spec,
@@ -74,6 +81,7 @@ def build_tool(function: ToolFunction, options: ToolOptions, *, reconcile: ToolF
         takes_context=_context_parameter(function) is not None,
         caching=None if options.cache is None else Caching(ttl=options.cache, version=options.version),
         reconcile=reconcile,
+        on_cancel=on_cancel,
     )
 
 

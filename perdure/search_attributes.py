@@ -26,6 +26,9 @@ ORIGIN: Final = SearchAttributeKey.for_keyword("PerdureOrigin")
 SCORE: Final = SearchAttributeKey.for_float("PerdureScore")
 """Of a feedback: how good its run was, from 0 to 1."""
 
+PROBLEMS: Final = SearchAttributeKey.for_keyword_list("TemporalReportedProblems")
+"""Temporal's own: there while a workflow's code breaks again and again, as `category=…` and `cause=…`."""
+
 ALL: Final = (AGENT, VERSION, USER, ORG, SESSION, STATUS, APPROVALS, COST, STEPS, ERROR, ORIGIN, SCORE)
 
 MEMO_APPROVALS: Final = "approvals"

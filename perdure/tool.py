@@ -12,10 +12,11 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from perdure.caching import Caching
-from perdure.messages import Frozen, JsonObject
+from perdure.messages import Frozen, JsonObject, is_empty
 from perdure.rate import Rate
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
+DEFAULT_CLEAN_UP_TIMEOUT: Final = timedelta(seconds=10)
 DEFAULT_MAX_RESULT_BYTES: Final = 64 * 1024
 NAME_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 """What every provider takes as a tool's name."""
@@ -77,6 +78,8 @@ class ToolSpec(Frozen):
     """Arguments, or paths into them, that nobody but the tool is shown; see `perdure.secret_arguments`."""
     built_in: BuiltIn | None = Field(default=None, exclude_if=lambda value: value is None)
     """Which of the runtime's own it is; None: one of the app's."""
+    clean_up_timeout: timedelta | None = Field(default=None, exclude_if=is_empty)
+    """For one attempt to clean up behind a call that the run's end cut off; None: it has nothing to clean up."""
 
 
 class NotDone:
@@ -104,6 +107,8 @@ class Tool:
     reconcile: ToolFunction | None = None
     """Called as the function is; returns the result if the call took effect, `NOT_DONE` if it certainly did not, and
     raises when it cannot tell."""
+    on_cancel: ToolFunction | None = None
+    """Called as the function is, after a call that the run's end cut off: undoes what may be half done."""
 
 
 @dataclass(frozen=True)
@@ -153,4 +158,5 @@ class ToolOptions(BaseModel, extra="forbid", frozen=True):
     rate: Rate | None = None
     cache: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=30))
     version: str = Field(default="1", min_length=1, max_length=64)
+    on_cancel_timeout: timedelta = Field(default=DEFAULT_CLEAN_UP_TIMEOUT, gt=timedelta(0), le=timedelta(minutes=10))
     secrets: tuple[str, ...] = ()

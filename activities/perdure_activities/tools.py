@@ -1,4 +1,4 @@
-"""The activities around a tool: `call_tool`, `check_call`, `reconcile_call`.
+"""The activities around a tool: `call_tool`, `check_call`, `reconcile_call`, `clean_up_call`.
 
 A tool's failure is a value for the model; an infrastructure failure is an exception for Temporal. Repeatable tools are
 as idempotent as their effect promises; the key for it is (run id, call id). A `once` tool has one attempt, and anything
@@ -21,7 +21,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from perdure import metrics
-from perdure.activities import STILL_RUNNING, TOOL_MISSING, CallCheck, Reconciliation, ToolCall, ToolOutcome
+from perdure.activities import (
+    CLEAN_UP_FAILED,
+    STILL_RUNNING,
+    TOOL_MISSING,
+    CallCheck,
+    Reconciliation,
+    ToolCall,
+    ToolOutcome,
+)
 from perdure.app import App
 from perdure.caching import cache_key
 from perdure.contracts import cut
@@ -124,6 +132,25 @@ class ToolActivities:
         if isinstance(found, NotDone):
             return Reconciliation(done=False)
         return Reconciliation(done=True, outcome=self._outcome(call, write_result(found), is_error=False))
+
+    @activity.defn
+    async def clean_up_call(self, call: ToolCall) -> None:
+        """Have the tool undo what a call has begun that the run's end cut off. As idempotent as its author made it."""
+        tool = self._tool(call)
+        if tool.on_cancel is None:
+            raise ApplicationError(f"{call.tool} cleans nothing up here", type=CLEAN_UP_FAILED, non_retryable=True)
+        with heartbeats() as pulse:
+            try:
+                async with asyncio.timeout(call.timeout.total_seconds()) as deadline:
+                    await self._invoke(tool, tool.on_cancel, read_arguments(tool, call.arguments), call, pulse)
+            except Exception as error:  # user code may raise anything
+                why = (
+                    f"it took longer than {_seconds(call)}"
+                    if deadline.expired()
+                    else f"{type(error).__name__}: {error}"
+                )
+                log.warning("tool_clean_up_failed", error=type(error).__name__, exc_info=True)
+                raise ApplicationError(cut(why, MAX_ERROR_BYTES), type=CLEAN_UP_FAILED) from error
 
     async def _invoke(
         self, tool: Tool, function: ToolFunction, arguments: BaseModel, call: ToolCall, pulse: Pulse

@@ -1,4 +1,4 @@
-"""Numbers that no worker can tell of itself: backlog, age and workers of task queues, and what waits for humans.
+"""Numbers that no worker can tell of itself: of task queues, of what waits for humans, and of what is stuck.
 
 They are asked of Temporal when Prometheus comes, but at most every few seconds, whoever else comes meanwhile.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ from perdure_api.schemas import InboxFilter
 
 EVERY: Final = timedelta(seconds=5)
 MAX_WAITING: Final = 500
-"""Runs that are looked at for what they ask; there may be thousands."""
+"""Runs that are looked at for what they ask, or why they are stuck; there may be thousands."""
 KINDS: Final = {
     "workflow": TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     "activity": TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
@@ -47,6 +48,7 @@ class _Snapshot:
     workers: list[Observation] = field(default_factory=list)
     waiting: list[Observation] = field(default_factory=list)
     oldest: list[Observation] = field(default_factory=list)
+    stuck: list[Observation] = field(default_factory=list)
     up: list[Observation] = field(default_factory=list)
 
 
@@ -67,6 +69,7 @@ class FleetMetrics:
             "perdure_workers": ("", "Worker processes that poll.", "workers"),
             "perdure_approvals_waiting": ("", "Approvals that wait for a human.", "waiting"),
             "perdure_approvals_oldest_age": ("s", "How long the oldest of them waits.", "oldest"),
+            "perdure_runs_stuck": ("", "Open runs whose workflow code breaks.", "stuck"),
             "perdure_temporal_up": ("", "Whether Temporal answers: 1, else 0.", "up"),
         }
         for name, (unit, description, part) in gauges.items():
@@ -82,6 +85,7 @@ class FleetMetrics:
                 with temporal_errors():
                     await self._look_at_queues(found)
                     await self._look_at_approvals(found)
+                    await self._look_at_stuck_runs(found)
                 found.up = [Observation(1)]
             except PerdureError as error:
                 log.warning("fleet_unknown", error=str(error))
@@ -121,11 +125,20 @@ class FleetMetrics:
             for asked in (await visibility.inbox_memo(row)).pending:
                 oldest[agent] = min(oldest.get(agent, asked.asked_at), asked.asked_at)
         now = datetime.now(UTC)
-        known = {agent.name for agent in self._gateway.agents.list()}  # a gauge that goes away would keep an alert
-        for agent in sorted({*known, *waiting}):
+        for agent in sorted(self._known_agents() | waiting.keys()):
             age = (now - oldest[agent]).total_seconds() if agent in oldest else 0.0
             found.waiting.append(Observation(waiting.get(agent, 0), {"agent": agent}))
             found.oldest.append(Observation(max(0.0, age), {"agent": agent}))
+
+    async def _look_at_stuck_runs(self, found: _Snapshot) -> None:
+        rows = self._client.list_workflows(visibility.stuck_query(), limit=MAX_WAITING, rpc_timeout=PROBE_TIMEOUT)
+        stuck = Counter([row.typed_search_attributes.get(AGENT) or "" async for row in rows])
+        for agent in sorted(self._known_agents() | stuck.keys()):
+            found.stuck.append(Observation(stuck[agent], {"agent": agent}))
+
+    def _known_agents(self) -> set[str]:
+        # A gauge that goes away would keep an alert.
+        return {agent.name for agent in self._gateway.agents.list()}
 
     def _reader(self, part: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_: CallbackOptions) -> Iterable[Observation]:

@@ -37,12 +37,13 @@ async def _pending_call(activity: PendingActivityInfo, converter: DataConverter)
         attempt=activity.attempt,
         max_attempts=activity.maximum_attempts or None,
         next_attempt_at=None if running or not failed else _moment(activity.next_attempt_schedule_time),
-        last_failure=await _error(activity.last_failure, converter) if failed else None,
+        last_failure=await error_of(activity.last_failure, converter) if failed else None,
         worker=activity.last_worker_identity,
     )
 
 
-async def _error(failure: Failure, converter: DataConverter) -> RunError:
+async def error_of(failure: Failure, converter: DataConverter) -> RunError:
+    """Return a failure's name and words, as far as they can be read."""
     try:
         error = await converter.decode_failure(failure)
     except DecryptionError as lost:  # when and how often it is tried is known all the same

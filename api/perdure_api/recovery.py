@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from temporalio.client import WorkflowExecution, WorkflowExecutionDescription, WorkflowFailureError, WorkflowHandle
@@ -20,7 +21,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 from perdure import history
 from perdure.contracts import MAX_MESSAGE_BYTES, ForkOrigin, RunStatus
-from perdure.errors import NotRetriableError
+from perdure.errors import NotRetriableError, PerdureError
 from perdure.priority import priority_of
 from perdure.recovery import MEMO_RETRY, NOT_RETRIABLE, RetryOrder, RetryOutcome, retry_id
 from perdure.reset_point import reset_point
@@ -30,10 +31,18 @@ from perdure_api.authority import commissioned, speaker
 from perdure_api.fork_step import find_step
 from perdure_api.forks import forked_state
 from perdure_api.reach import Reach
-from perdure_api.recovery_schemas import FailureFilter, FailureGroup, Failures, ForkRequest, Retried, RetryRequest
+from perdure_api.recovery_schemas import (
+    FailureFilter,
+    FailureGroup,
+    Failures,
+    ForkRequest,
+    Retried,
+    RetriesRequest,
+    RetryRequest,
+)
 from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
 from perdure_api.runs import Runs, context_of
-from perdure_api.schemas import NewRun, RunFilter, StartedRun
+from perdure_api.schemas import NewRun, RunFilter, RunSummary, StartedRun
 from perdure_api.starts import run_arguments, run_id_for
 from perdure_api.superseded import current
 from perdure_api.terms import with_terms
@@ -41,12 +50,23 @@ from perdure_workflows.retry import Retry
 
 PATIENCE: Final = 5.0
 """Seconds to wait for a worker to reset the run, before the answer is that the request is stored."""
+LONGEST: Final = timedelta(minutes=1)
+"""How long a request may take to begin its retries."""
+CHECKED_AT_ONCE: Final = 8
 MAX_COUNTED: Final = 5000
 PAGE: Final = 1000
 SHOWN: Final = 5
 """Ids of a group of failures that are told."""
 
 _Handle = WorkflowHandle[Retry, RetryOutcome]
+
+
+@dataclass(frozen=True)
+class RetriesOutcome:
+    """What became of a page of runs, each with its retry, or why it has none; None: it could be retried."""
+
+    runs: list[tuple[RunSummary, Retried | PerdureError | None]]
+    next_page_token: str | None
 
 
 class Recovery:
@@ -80,6 +100,31 @@ class Recovery:
             execution_id=outcome.execution_id if outcome else None,
             step=outcome.step if outcome else None,
         )
+
+    async def retry_many(self, request: RetriesRequest) -> RetriesOutcome:
+        """Retry a page of runs, each as `retry` does, or find out which of them could be.
+
+        Raises:
+            InvalidInputError: The page token is none of ours.
+        """
+        most = max(1, min(request.limit, int(request.per_second * LONGEST.total_seconds())))
+        wanted = RunFilter.model_validate(request.runs.model_dump())
+        page = await self._runs.list(wanted, limit=most, page_token=request.page_token)
+        slots = asyncio.Semaphore(CHECKED_AT_ONCE)
+
+        async def one(place: int, run: RunSummary) -> Retried | PerdureError | None:
+            try:
+                if not request.dry_run:
+                    await asyncio.sleep(place / request.per_second)
+                    return await self.retry(run.run_id, request)
+                async with slots:
+                    await self._check(await self._reach.executions.describe(run.run_id))
+            except PerdureError as error:
+                return error
+            return None
+
+        outcomes = await asyncio.gather(*(one(place, run) for place, run in enumerate(page.items)))
+        return RetriesOutcome(list(zip(page.items, outcomes, strict=True)), page.next_page_token)
 
     async def fork(self, run_id: str, request: ForkRequest, *, idempotency_key: str | None = None) -> StartedRun:
         """Start a run that goes on from a step of another one, with something changed.

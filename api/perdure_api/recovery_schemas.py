@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from perdure.agent import Limits
-from perdure_api.schemas import Answer, Name, Request, RunReference
+from perdure.contracts import RunStatus
+from perdure_api.schemas import MAX_BATCH, Answer, Name, Request, RunReference
 from perdure_api.text import Arguments, Input, JsonValue, Line, SearchKey, Text
 
 
@@ -31,6 +32,58 @@ class Retried(RunReference):
     """Temporal's run id of the execution that it goes on in; None until confirmed."""
     step: int | None = None
     """The first step that is made again; None where that is not known."""
+
+
+class RetryFilter(Request):
+    """Which runs to retry; a field left out lets every one pass."""
+
+    agent: Name | None = None
+    version: Name | None = None
+    status: Literal[RunStatus.FAILED, RunStatus.TIMED_OUT, RunStatus.OUT_OF_BUDGET, RunStatus.TERMINATED] = (
+        RunStatus.FAILED
+    )
+    user: SearchKey | None = None
+    org: SearchKey | None = None
+    session_id: SearchKey | None = None
+    error: SearchKey | None = None
+    """The type of its error, as in `model_timeout`."""
+
+
+class RetriesRequest(RetryRequest):
+    """A page of runs to retry, the newest first, who has them retried, and why."""
+
+    runs: RetryFilter = RetryFilter()
+    dry_run: bool = False
+    """Only say which ones it would be, and which could not be."""
+    per_second: Annotated[float, Field(gt=0, le=50)] = 5
+    """So many are begun in a second. No request takes more than a minute, so a low rate makes pages smaller."""
+    limit: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 50
+    """At most so many runs."""
+    page_token: Annotated[str, Field(max_length=4096)] | None = None
+    """`next_page_token` of the request before, with the same filter."""
+
+
+class RetryAttempt(RunReference):
+    """What became of one run of several, or would."""
+
+    agent: str
+    error_type: str | None = None
+    """What it had failed of."""
+    retried: Retried | None = None
+    """None of a dry run, and of a run that cannot be retried."""
+    error: str = ""
+    """Why it cannot be retried; a retry by itself would be answered with this problem."""
+    status: int
+    """The HTTP status that a retry by itself is answered with."""
+
+
+class Retries(Answer):
+    """What became of the runs of a page, or would."""
+
+    items: tuple[RetryAttempt, ...]
+    dry_run: bool
+    next_page_token: str | None = None
+    """There are more: ask for the next page with it. None on the last one."""
 
 
 class ForkRequest(Request):

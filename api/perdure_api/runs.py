@@ -60,6 +60,7 @@ from perdure_api.starts import (
     start_workflow,
     summary_of,
 )
+from perdure_api.stuck import stuck
 from perdure_api.superseded import current
 from perdure_api.terms import with_terms
 from perdure_api.version_choice import chosen_version
@@ -190,7 +191,8 @@ class Runs:
     async def _as_it_is(self, detail: RunDetail, description: WorkflowExecutionDescription) -> RunDetail:
         if not visibility.is_open(description):
             return _ended(detail, await self._reach.executions.end(description))
-        detail = detail.model_copy(update={"pending_calls": await pending_calls(description)})
+        trouble = await stuck(self._reach.client, description)
+        detail = detail.model_copy(update={"pending_calls": await pending_calls(description), "stuck": trouble})
         view = await self._reach.executions.view(detail.run_id)
         if view is not None and not view.status.ended:
             return _as_seen(detail, view)

@@ -35,7 +35,7 @@ from perdure_api.text import (
 )
 
 MAX_BATCH = 100
-"""Decisions that one request may bring."""
+"""Decisions, or retries, that one request may bring."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -116,6 +116,8 @@ class RunFilter(Request):
     session_id: SearchKey | None = None
     error: SearchKey | None = None
     """Of a failed run: its error's type, as in `model_timeout`."""
+    stuck: bool | None = None
+    """Whether its own code breaks; see `stuck` of a run."""
 
 
 class RunSummary(Answer):
@@ -169,6 +171,20 @@ class PendingCall(Answer):
     """Identity of the worker process that made the last attempt."""
 
 
+class Stuck(Answer):
+    """Why a run does not go on: its workflow code breaks, or does not fit the run's history."""
+
+    since: datetime
+    attempts: int
+    """How often the same piece of work has failed."""
+    cause: str
+    """Temporal's word for it: `workflow_worker_unhandled_failure`, `non_deterministic_error`, …"""
+    error: RunError
+    """What the code said when it broke."""
+    worker: str = ""
+    """Identity of the worker process in which it did."""
+
+
 class RunDetail(RunSummary):
     """A run as it is now, or how it ended."""
 
@@ -179,6 +195,8 @@ class RunDetail(RunSummary):
     pending_approvals: tuple[PendingApproval, ...] = ()
     pending_calls: tuple[PendingCall, ...] = ()
     """Calls under way; a run whose models do not answer shows here what it waits for."""
+    stuck: Stuck | None = None
+    """Its own code breaks: it goes on when workers of a fixed build are there. None: it does not."""
     paused: SteeringRecord | None = None
     """Who holds the run, since when and why; None while nobody does."""
     grants: tuple[Grant, ...] = ()

@@ -37,6 +37,7 @@ from perdure.search_attributes import (
     MEMO_VERSION_SOURCE,
     ORG,
     ORIGIN,
+    PROBLEMS,
     SESSION,
     STATUS,
     STEPS,
@@ -68,6 +69,7 @@ def run_query(wanted: RunFilter, *, orgs: tuple[str, ...]) -> str:
             *_equals({ERROR: wanted.error}),
             *_of_orgs(orgs),
             *([_has_status(wanted.status)] if wanted.status else []),
+            *([] if wanted.stuck is None else [_is_stuck(wanted=wanted.stuck)]),
         ]
     )
 
@@ -124,6 +126,11 @@ def inbox_query(wanted: InboxFilter, *, orgs: tuple[str, ...]) -> str:
             *_of_orgs(orgs),
         ]
     )
+
+
+def stuck_query() -> str:
+    """Return the visibility query for runs whose workflow code breaks, of everybody."""
+    return run_query(RunFilter(stuck=True), orgs=())
 
 
 def grant_query(wanted: GrantFilter, *, orgs: tuple[str, ...]) -> str:
@@ -331,6 +338,11 @@ def _has_status(wanted: RunStatus) -> str:
             return f"(ExecutionStatus = 'TimedOut' OR (ExecutionStatus = 'Completed' AND {said}))"
         case RunStatus.COMPLETED | RunStatus.MAX_STEPS | RunStatus.REJECTED | RunStatus.OUT_OF_BUDGET:
             return f"ExecutionStatus = 'Completed' AND {said}"
+
+
+def _is_stuck(*, wanted: bool) -> str:
+    stuck = f"(ExecutionStatus = 'Running' AND {PROBLEMS.name} IS NOT NULL)"  # a run that was terminated keeps it
+    return stuck if wanted else f"NOT {stuck}"
 
 
 def _equals(values: dict[SearchAttributeKey[str], str | None]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypedDict
+from typing import Final, Literal, TypedDict
 
 from google.protobuf.message import Message as Proto
 from temporalio.api.common.v1 import Payloads
@@ -32,6 +32,7 @@ from perdure.events.event import (
     RunEvent,
     ToolAnswered,
     ToolCalled,
+    ToolCleanedUp,
     ToolFailed,
     ToolFinished,
     ToolReconciled,
@@ -44,14 +45,17 @@ from perdure.secret_arguments import mask_arguments, secret_values
 from perdure.secret_forms import MASK
 from perdure.tool import Effect
 
+_Purpose = Literal["call", "probe", "clean_up"]
+"""Whether an activity makes a call, asks what became of it, or cleans up behind it."""
+_OF_TOOLS: Final[dict[str, _Purpose]] = {"call_tool": "call", "reconcile_call": "probe", "clean_up_call": "clean_up"}
+
 
 @dataclass
 class _Scheduled:
     """An activity under way."""
 
     call: ModelCall | ToolCall
-    probe: bool
-    """It asks what became of the call instead of making it."""
+    purpose: _Purpose
     at: datetime
     said: ValueRedactor
     """Masks the call's secret arguments in what is said about it."""
@@ -133,15 +137,17 @@ class Activities:
             case "call_model":
                 if model_call := read_first(scheduled.input, ModelCall):
                     self._under_way[stamp.history_event] = _Scheduled(
-                        model_call, probe=False, at=stamp.at, said=ValueRedactor(())
+                        model_call, purpose="call", at=stamp.at, said=ValueRedactor(())
                     )
                     yield from self._model_called(model_call, stamp)
-            case "call_tool" | "reconcile_call" as name:
+            case "call_tool" | "reconcile_call" | "clean_up_call" as name:
                 if tool_call := read_first(scheduled.input, ToolCall):
-                    probe = name == "reconcile_call"
+                    purpose = _OF_TOOLS[name]
                     said = ValueRedactor(self._values(tool_call.tool, tool_call.arguments))
-                    self._under_way[stamp.history_event] = _Scheduled(tool_call, probe=probe, at=stamp.at, said=said)
-                    if not probe:
+                    self._under_way[stamp.history_event] = _Scheduled(
+                        tool_call, purpose=purpose, at=stamp.at, said=said
+                    )
+                    if purpose == "call":
                         yield ToolCalled(
                             id=stamp.next_id(),
                             at=stamp.at,
@@ -197,7 +203,9 @@ class Activities:
         if isinstance(call, ModelCall):
             if reply := read_first(result, ModelReply):
                 yield self._replied(scheduled, reply, stamp)
-        elif scheduled.probe:
+        elif scheduled.purpose == "clean_up":
+            yield ToolCleanedUp(**_attempts(scheduled, stamp), call_id=call.call_id, tool=call.tool)
+        elif scheduled.purpose == "probe":
             if found := read_first(result, Reconciliation):
                 yield self._reconciled(scheduled, call, found, stamp)
         elif outcome := read_first(result, ToolOutcome):
@@ -263,7 +271,9 @@ class Activities:
         attempts = _attempts(scheduled, stamp)
         if isinstance(call, ModelCall):
             return ModelFailed(**attempts, kind="model.failed", error=error, error_type=error_type)
-        if scheduled.probe:
+        if scheduled.purpose == "clean_up":
+            return ToolCleanedUp(**attempts, call_id=call.call_id, tool=call.tool, error=error)
+        if scheduled.purpose == "probe":
             return ToolReconciled(**attempts, call_id=call.call_id, tool=call.tool, done=None, error=error)
         lost = call.effect == Effect.ONCE and error_type != TOOL_MISSING
         if not lost:
@@ -281,7 +291,7 @@ class Activities:
         call, error = scheduled.call, "it was cancelled"
         if isinstance(call, ModelCall):
             yield ModelFailed(**_attempts(scheduled, stamp), kind="model.cancelled", error=error)
-        elif not scheduled.probe:
+        elif scheduled.purpose == "call":
             self._close(call.step)
             yield ToolFailed(
                 **_attempts(scheduled, stamp),

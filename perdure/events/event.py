@@ -334,6 +334,16 @@ class ToolReconciled(Attempted):
     """Why the probe could not tell."""
 
 
+class ToolCleanedUp(Attempted):
+    """The run's end cut the call off, and the tool was asked to clean up behind it."""
+
+    kind: Literal["tool.cleaned_up"] = "tool.cleaned_up"
+    call_id: str
+    tool: str
+    error: str | None = None
+    """Why it did not succeed, after all its attempts; None: it did."""
+
+
 class ToolAnswered(Event):
     """A call got its answer without a dispatch that returned one: refused, rejected, cut off, or settled by a human.
 
@@ -473,6 +483,7 @@ RunEvent = Annotated[
     | ToolFinished
     | ToolFailed
     | ToolReconciled
+    | ToolCleanedUp
     | ToolAnswered
     | ApprovalAsked
     | ApprovalChanged

@@ -88,6 +88,7 @@ def test_what_is_a_decision_is_said_of_every_route_that_writes() -> None:
     assert writing - DECISIONS == {
         "startRun",
         "forkRun",
+        "retryRuns",
         "giveFeedback",
         "withdrawFeedback",
         "createSchedule",

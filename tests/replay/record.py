@@ -25,7 +25,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
-from perdure import App, Limits, ScoredRun
+from perdure import App, Limits, ScoredRun, ToolContext
 from perdure.activities import Finish
 from perdure.budget import Line, Place, PriceCeiling, Terms
 from perdure.codec import data_converter
@@ -137,6 +137,31 @@ async def cancelled(client: Client) -> Handle:
     async with serving(client, app, InProcessModel(in_turns(REFUND))) as settings:
         handle = await start(client, app, settings)
         await pending(handle)
+        await handle.cancel()
+        with suppress(WorkflowFailureError):
+            await handle.result()
+    return handle
+
+
+async def cut_off(client: Client) -> Handle:
+    """A run that is cancelled while a tool runs, which cleans up at its second attempt."""
+    app, booking = App(), asyncio.Event()
+
+    def release(ctx: ToolContext, room: str) -> None:
+        if ctx.attempt == 1:
+            raise ConnectionResetError("the hotel does not answer")
+
+    @app.tool(effect="idempotent", on_cancel=release)
+    async def book_room(ctx: ToolContext, room: str) -> str:
+        """Book a room."""
+        booking.set()
+        await asyncio.Event().wait()
+        return "booked"
+
+    app.add(agent(name="traveller", tools=("book_room",)))
+    async with serving(client, app, InProcessModel(in_turns(wish(("book_room", {"room": "12"}))))) as settings:
+        handle = await start(client, app, settings)
+        await booking.wait()
         await handle.cancel()
         with suppress(WorkflowFailureError):
             await handle.result()
@@ -407,6 +432,7 @@ async def scored(client: Client) -> Handle:
 RECORDINGS: Final[dict[str, Recording]] = {
     "everything": everything,
     "cancelled": cancelled,
+    "cut_off": cut_off,
     "failed": failed,
     "retried": retried,
     "forked": forked,

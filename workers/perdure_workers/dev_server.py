@@ -43,6 +43,8 @@ DYNAMIC_CONFIG: Final[dict[str, object]] = {
     # Cancellation is pushed to the worker at once instead of answering its next heartbeat.
     "frontend.WorkerCommandsEnabled": True,
     "system.enableCancelActivityWorkerCommand": True,
+    # Lists know runs whose code breaks; by default none. One failure may be a worker that was just replaced.
+    "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute": 2,
 }
 """The server's settings, by the name Temporal's dynamic configuration has for them."""
 

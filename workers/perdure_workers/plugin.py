@@ -161,6 +161,7 @@ class Perdure(SimplePlugin):
                 tools.call_tool,
                 tools.check_call,
                 tools.reconcile_call,
+                tools.clean_up_call,
                 GrantActivities().record_grant,
                 AuditActivities(settings).audit,
                 deliveries.deliver,

@@ -39,6 +39,7 @@ from perdure.events import (
     StepLog,
     StepStatus,
     ToolAnswered,
+    ToolCleanedUp,
     ToolFailed,
     ToolFinished,
     ToolReconciled,
@@ -122,6 +123,9 @@ class Timeline:
                 self._failed(event)
             case ToolReconciled():
                 self._row(event, "probe", _probe(event), span(event.duration))
+            case ToolCleanedUp():
+                became = f"failed: {event.error}" if event.error else "done"
+                self._row(event, "clean-up", f"of {event.tool}: {became}", span(event.duration))
             case ToolAnswered():
                 self._answered(event)
             case ApprovalAsked() | ApprovalChanged():

@@ -78,7 +78,7 @@ class AgentRun:
             try:
                 await workflow.wait_condition(lambda: not self._notices.starting)
             except asyncio.CancelledError:
-                await self._purse.close()
+                await self._wind_up()
                 self._end(Ending(RunStatus.CANCELLED, why="the run was cancelled"))
                 raise
             raise
@@ -90,11 +90,11 @@ class AgentRun:
             await self._renewal.wait_until(loop.done)
         except TimeoutError:
             if await self._interrupt(loop):
-                await self._purse.close()
+                await self._wind_up()
                 return self._end(Ending(RunStatus.TIMED_OUT, why="the run reached its time limit"))
         except asyncio.CancelledError:
             if await self._interrupt(loop):
-                await self._purse.close()
+                await self._wind_up()
                 self._end(Ending(RunStatus.CANCELLED, why="the run was cancelled"))
                 raise
         finally:
@@ -109,6 +109,7 @@ class AgentRun:
             return await self._steps()
         except RunFailsError as failure:
             error = failure.error
+        await self._turn.clean_up()
         result = self._end(Ending(RunStatus.FAILED, why=error.message, error=error))
         raise ApplicationError(error.message, result, type=error.type, non_retryable=True)
 
@@ -128,8 +129,10 @@ class AgentRun:
         """Answer the open calls; or end; or call the model, if a budget has room for that."""
         if self._state.calls:
             await self._turn.answer()
-            rejected = Ending(RunStatus.REJECTED, why="the run was stopped by a rejection")
-            return rejected if self._state.rejected else None
+            if not self._state.rejected:
+                return None
+            await self._turn.clean_up()
+            return Ending(RunStatus.REJECTED, why="the run was stopped by a rejection")
         if self._is_answered:
             return Ending(RunStatus.COMPLETED, output=self._state.answer)
         if self._state.totals.steps >= self._arguments.limits.max_steps:
@@ -188,6 +191,11 @@ class AgentRun:
                 await workflow.wait_condition(loop.done)
         error = None if loop.cancelled() else loop.exception()
         return loop.cancelled() or (error is not None and is_cancelled_exception(error))
+
+    async def _wind_up(self) -> None:
+        """Clean up behind what was cut off, and give back what was reserved."""
+        await self._turn.clean_up()
+        await self._purse.close()
 
     def _end(self, ending: Ending) -> RunResult:
         """End the run: nothing stays open, and the record is complete."""

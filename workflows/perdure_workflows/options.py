@@ -28,6 +28,7 @@ RUNTIME_ATTEMPTS = 10
 LOST_ATTEMPTS = 5
 """Attempts at a repeatable tool, or a scorer, that may be lost with their workers, beside those that its author lets it
 fail."""
+CLEAN_UP_ATTEMPTS = 3
 CHECK_TIMEOUT = timedelta(seconds=10)
 DELIVERY_TIMEOUT = timedelta(seconds=60)
 """One attempt; several addresses of a name may be tried in it."""
@@ -119,6 +120,16 @@ def reconcile_options(tool: ToolSpec, call: Call) -> ActivityOptions:
         retries=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
         summary=f"reconcile {tool.name} · step {call.step}",
         task_queue=tool_queue(_own_queue(), tool.name) if tool.rate else None,
+    )
+
+
+def clean_up_options(tool: ToolSpec, call: Call, *, timeout: timedelta) -> ActivityOptions:
+    """For cleaning up behind a call that the run's end cut off: the run waits for it, so no rate holds it up."""
+    return _options(
+        timeout=timeout + TIMEOUT_MARGIN,
+        heartbeat=HEARTBEAT_TIMEOUT,
+        retries=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=CLEAN_UP_ATTEMPTS),
+        summary=f"clean up {tool.name} · step {call.step}",
     )
 
 

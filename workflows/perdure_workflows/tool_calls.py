@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
@@ -11,7 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 with workflow.unsafe.imports_passed_through():
-    from perdure.activities import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, reconcile_call
+    from perdure.activities import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, clean_up_call, reconcile_call
     from perdure.contracts import cut
     from perdure.messages import ToolResult
     from perdure.plan import NOTED, plan_of
@@ -20,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.calls import activity_input, described
     from perdure_workflows.cancellation import raise_if_cancelled
-    from perdure_workflows.options import HEARTBEAT_TIMEOUT, reconcile_options, tool_options
+    from perdure_workflows.options import HEARTBEAT_TIMEOUT, clean_up_options, reconcile_options, tool_options
     from perdure_workflows.permission import Permissions, Refusal
     from perdure_workflows.questions import Questions
     from perdure_workflows.state import Call, RunArguments, RunState
@@ -77,6 +78,21 @@ class ToolCalls:
             self._refuse(call, f"This is no plan: {error}")
         else:
             call.result = ToolResult(call_id=call.provider_id, content=NOTED)
+
+    def leaves_something(self, call: Call) -> bool:
+        """Whether there is something to clean up: not behind a call that has its result, or reached no worker."""
+        tool = self._arguments.spec.tool(call.tool)
+        return tool is not None and tool.clean_up_timeout is not None and call.dispatched and call.result is None
+
+    async def clean_up(self, call: Call) -> None:
+        """Have the tool clean up behind a call that the run's end cut off."""
+        tool = self._arguments.spec.tool(call.tool)
+        if tool is None or tool.clean_up_timeout is None:
+            return
+        order = activity_input(self._arguments, call, tool).model_copy(update={"timeout": tool.clean_up_timeout})
+        with suppress(ActivityError):  # its event and the log say so; the run ends all the same
+            options = clean_up_options(tool, call, timeout=tool.clean_up_timeout)
+            await workflow.execute_activity(clean_up_call, order, **options)
 
     def leave(self, calls: list[Call], *, why: str) -> None:
         """Answer what has no result and will get none, as the run ends."""

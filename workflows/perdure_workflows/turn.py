@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from temporalio import workflow
 from temporalio.exceptions import is_cancelled_exception
@@ -73,6 +74,16 @@ class Turn:
             self._close()
         elif not self._state.rejected:
             self._succession.go()
+
+    async def clean_up(self) -> None:
+        """Have tools clean up behind calls that have no result, as the run ends. Nothing cuts that short."""
+        cut_off = [call for call in self._state.calls if self._tool_calls.leaves_something(call)]
+        cleaning = [asyncio.create_task(self._tool_calls.clean_up(call)) for call in cut_off]
+        while not all(task.done() for task in cleaning):
+            with suppress(asyncio.CancelledError):  # to cancel a run that is already ending changes nothing
+                await workflow.wait_condition(lambda: all(task.done() for task in cleaning))
+        for task in cleaning:
+            task.result()
 
     def leave(self, why: str) -> None:
         """Answer what has no result, as the run ends, so that the record is complete."""

@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 RETRY_MILLISECONDS: Final = 500
 TOGETHER_SECONDS: Final = 0.03
 """After each message; what comes meanwhile is the next one."""
+_GOES_ON: Final = ("model.called", "tool.called", "tool.answered", "approval.asked", "run.continued")
+"""Events that workflow code brings about, so that it cannot be stuck."""
 OVER: Final = "over"
 """The message after which a browser does not come back."""
 
@@ -80,7 +82,10 @@ class _Page:
             is_new = seen is None or told.id > seen
             # Of what a retry withdraws the page may have steps that the story does not have.
             self._anew = self._anew or (is_new and told.kind == "run.reset")
-            for key in self.story.add(RUN_EVENT.validate_json(told.data)):
+            event = RUN_EVENT.validate_json(told.data)
+            if self.run.stuck and event.at > self.run.stuck.since and event.kind in _GOES_ON:
+                self.run = self.run.model_copy(update={"stuck": None})
+            for key in self.story.add(event):
                 self._spoken.pop(key, None)  # the event has all of it
                 if is_new:
                     changed.setdefault(key, key in self._known)

@@ -31,6 +31,7 @@ from perdure.events import (
     SignalIgnored,
     Step,
     StepLog,
+    ToolCleanedUp,
     WorkerTrouble,
 )
 from perdure.figures import span
@@ -192,6 +193,13 @@ def _said(event: RunEvent) -> tuple[str, str, str, Tone] | None:
     match event:
         case MessageReceived():
             return "Message", event.text, event.sender, "plain"
+        case ToolCleanedUp():
+            return (
+                f"{event.tool} cleaned up" if not event.error else f"{event.tool} could not clean up",
+                event.error or "",
+                "",
+                "bad" if event.error else "plain",
+            )
         case RunHeld(kind="run.paused"):
             return "Paused", event.reason, event.by, "warn"
         case RunHeld():

@@ -7,17 +7,32 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Response
 
+from perdure.errors import PerdureError
 from perdure.principal import Scope
 from perdure_api.dependencies import Gateway, RunId
-from perdure_api.problems import WITH_BODY, problems
-from perdure_api.recovery_schemas import FailureFilter, Failures, ForkRequest, Retried, RetryRequest
-from perdure_api.schemas import StartedRun
+from perdure_api.problems import WITH_BODY, problems, status_of
+from perdure_api.recovery_schemas import (
+    FailureFilter,
+    Failures,
+    ForkRequest,
+    Retried,
+    Retries,
+    RetriesRequest,
+    RetryAttempt,
+    RetryRequest,
+)
+from perdure_api.schemas import RunSummary, StartedRun
 from perdure_api.scoped_route import ScopedRoute, requires
 from perdure_api.text import Line
 
 router = APIRouter(route_class=ScopedRoute, tags=["recovery"])
 
 FORK_EXAMPLE = {"step": 3, "model": "anthropic:claude-opus-4-5", "message": "Offer a voucher instead."}
+RETRIES_EXAMPLE = {
+    "runs": {"status": "failed", "error": "model_timeout", "agent": "support"},
+    "dry_run": True,
+    "reason": "the provider is back",
+}
 RETRY_EXAMPLE = {"reason": "the provider is back"}
 
 
@@ -34,6 +49,30 @@ async def retry(
 ) -> Retried:
     """Have a run that ended badly go on from the step that failed: what it has finished is not done again."""
     return await gateway.recovery.retry(run_id, request or RetryRequest())
+
+
+@router.post(
+    "/retries",
+    operation_id="retryRuns",
+    openapi_extra=requires(Scope.RUNS_WRITE),
+    summary="Retry runs",
+    responses=WITH_BODY,
+)
+async def retry_many(request: Annotated[RetriesRequest, Body(examples=[RETRIES_EXAMPLE])], gateway: Gateway) -> Retries:
+    """Have runs that ended badly go on, the newest first, each by itself; or say which ones it would be."""
+    outcome = await gateway.recovery.retry_many(request)
+    return Retries(
+        items=tuple(_attempt(run, became) for run, became in outcome.runs),
+        dry_run=request.dry_run,
+        next_page_token=outcome.next_page_token,
+    )
+
+
+def _attempt(run: RunSummary, became: Retried | PerdureError | None) -> RetryAttempt:
+    who = {"run_id": run.run_id, "agent": run.agent, "error_type": run.error_type}
+    if isinstance(became, PerdureError):
+        return RetryAttempt(**who, error=str(became), status=status_of(became))
+    return RetryAttempt(**who, retried=became, status=HTTPStatus.ACCEPTED)
 
 
 @router.post(

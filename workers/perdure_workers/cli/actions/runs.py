@@ -14,7 +14,7 @@ from perdure.errors import InvalidInputError
 from perdure.figures import span
 from perdure.plan import PlanStatus
 from perdure_api.runs import Runs
-from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary
+from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary, Stuck
 from perdure_workers import timeline
 from perdure_workers.cli.actions.approvals import print_pending
 from perdure_workers.cli.actions.connection import open_gateway
@@ -38,6 +38,7 @@ async def list_runs(
     user: str | None,
     org: str | None,
     session: str | None,
+    stuck: bool,
     limit: int,
     as_json: bool,
     address: str | None,
@@ -45,7 +46,7 @@ async def list_runs(
     """Print the newest runs that pass the filter."""
     try:
         wanted = RunFilter.model_validate(
-            {"agent": agent, "status": status, "user": user, "org": org, "session_id": session}
+            {"agent": agent, "status": status, "user": user, "org": org, "session_id": session, "stuck": stuck or None}
         )
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
@@ -140,6 +141,8 @@ def print_state(detail: RunDetail, out: Console) -> None:
     """Print what the timeline does not say: what a run waits for, and where else to look."""
     if detail.status is RunStatus.QUEUED:
         out.print("\nqueued: as many runs are open as may be; it begins when others have ended", style="bold yellow")
+    if detail.stuck:
+        out.print(Text(f"\n{_trouble(detail.stuck)}", style="bold red"), soft_wrap=True)
     for call in detail.pending_calls:
         if call.last_failure:
             out.print(Text(f"\n{_again(call, call.last_failure)}", style="yellow"), soft_wrap=True)
@@ -168,6 +171,15 @@ def print_state(detail: RunDetail, out: Console) -> None:
         out.print(f"\nforked: {fork}", soft_wrap=True)
     if detail.ui_url:
         out.print(Text(f"\nTemporal Web UI  {detail.ui_url}", style="dim"), soft_wrap=True)
+
+
+def _trouble(stuck: Stuck) -> str:
+    """Say of a stuck run what breaks, and what to do."""
+    age = span(datetime.now(UTC) - stuck.since)
+    return (
+        f"stuck for {age}: its workflow code broke {stuck.attempts} times, by "
+        f"{line(f'{stuck.error.type}: {stuck.error.message}')}; it goes on by itself when workers of a fixed build run"
+    )
 
 
 def _again(call: PendingCall, failure: RunError) -> str:
