@@ -94,6 +94,8 @@ ARGUMENTS: dict[str, Any] = {
     "grant_id": "g1",
     "delivery_id": "d1",
     "timeout": timedelta(seconds=1),
+    "execution_id": "e1",
+    "reset": "0.1",
 }
 
 
