@@ -11,6 +11,7 @@ from perdure.principal import OPERATOR, Principal
 from perdure.settings import Settings
 from perdure_api.agents import Agents
 from perdure_api.approvals import Approvals
+from perdure_api.comparison import Comparisons
 from perdure_api.deliveries import Deliveries
 from perdure_api.feedback import FeedbackBook
 from perdure_api.grants import Grants
@@ -35,6 +36,7 @@ class Gateway:
     rollouts: Rollouts
     usage: Usage
     health: Health
+    comparisons: Comparisons
     feedback: FeedbackBook
     deliveries: Deliveries
     scorings: Scorings
@@ -73,6 +75,7 @@ class Gateway:
         self.rollouts = Rollouts(reach)
         self.usage = Usage(reach)
         self.health = Health(reach)
+        self.comparisons = Comparisons(reach, self.rollouts)
         self.feedback = FeedbackBook(reach)
         self.deliveries = Deliveries(reach)
         self.scorings = Scorings(reach)

@@ -34,32 +34,39 @@ class Health:
         since = until - wanted.window
         runs = RunFilter(agent=agent, version=wanted.version, org=wanted.org)
         sample = await ended_runs(self._reach, runs, since=since, until=until + AHEAD)
-        going_on = await self._count(visibility.open_query(runs, orgs=self._reach.orgs(wanted.org)))
+        going_on = await counted(self._reach, visibility.open_query(runs, orgs=self._reach.orgs(wanted.org)))
         if not sample.ended and not going_on:
-            await self._check_known(agent)
+            await check_known(self._reach, agent)
         waiting = runs.model_copy(update={"status": RunStatus.WAITING})
         return AgentHealth(
             agent=agent,
             since=since,
             until=until,
             open=going_on,
-            waiting=await self._count(visibility.run_query(waiting, orgs=self._reach.orgs(wanted.org))),
+            waiting=await counted(self._reach, visibility.run_query(waiting, orgs=self._reach.orgs(wanted.org))),
             ended=sample.ended,
             truncated=sample.truncated,
             statistics=statistics(sample.runs),
             versions=by_version(sample.runs),
         )
 
-    async def _check_known(self, agent: str) -> None:
-        known = {known.name for known in self._reach.app.agents()}
-        if agent in known:
-            return
-        # Of any time, but of the principal's own organisation: what others run is not to be found out.
-        ever = visibility.run_query(RunFilter(agent=agent), orgs=self._reach.orgs(None))
-        if not await self._count(ever):
-            names = ", ".join(sorted(known)) or "none"
-            raise UnknownAgentError(f"there is no agent {agent!r}, and never was a run of one; known are: {names}")
 
-    async def _count(self, query: str) -> int:
-        with temporal_errors():
-            return (await self._reach.client.count_workflows(query, rpc_timeout=RPC_TIMEOUT)).count
+async def check_known(reach: Reach, agent: str) -> None:
+    """Refuse an agent that the app does not have, and of which the principal can see no run.
+
+    Raises:
+        UnknownAgentError: It is such a one.
+    """
+    known = {known.name for known in reach.app.agents()}
+    if agent in known:
+        return
+    # Of any time, but of the principal's own organisation: what others run is not to be found out.
+    if not await counted(reach, visibility.run_query(RunFilter(agent=agent), orgs=reach.orgs(None))):
+        names = ", ".join(sorted(known)) or "none"
+        raise UnknownAgentError(f"there is no agent {agent!r}, and never was a run of one; known are: {names}")
+
+
+async def counted(reach: Reach, query: str) -> int:
+    """Return how many workflows pass a query."""
+    with temporal_errors():
+        return (await reach.client.count_workflows(query, rpc_timeout=RPC_TIMEOUT)).count

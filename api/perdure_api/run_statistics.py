@@ -68,8 +68,10 @@ class RunStatistics(Answer):
     runs: int = 0
     """Those that the numbers below are made of."""
     statuses: dict[RunStatus, int] = Field(default_factory=dict)
+    judged: int = 0
+    """Those of them that were not cancelled or terminated, which somebody else decided on."""
     success_rate: float | None = None
-    """Completed ones among all that were not cancelled or terminated, from 0 to 1; None without any."""
+    """Completed ones among the judged, from 0 to 1; None without any."""
     duration_p50_seconds: float | None = None
     """From start to end, waiting for people included; of runs that were not cancelled or terminated."""
     duration_p95_seconds: float | None = None
@@ -131,6 +133,7 @@ def statistics(runs: Iterable[EndedRun]) -> RunStatistics:
     return RunStatistics(
         runs=len(runs),
         statuses=statuses,
+        judged=len(judged),
         success_rate=_share(statuses.get(RunStatus.COMPLETED, 0), len(judged)),
         duration_p50_seconds=_percentile(durations, 50),
         duration_p95_seconds=_percentile(durations, 95),

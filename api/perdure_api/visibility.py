@@ -38,6 +38,7 @@ from perdure.search_attributes import (
     ORG,
     ORIGIN,
     PROBLEMS,
+    SCORE,
     SESSION,
     STATUS,
     STEPS,
@@ -149,6 +150,20 @@ def feedback_query(run_id: str) -> str:
     """Return the visibility query for the feedback on a run."""
     return " AND ".join(
         [f"WorkflowType = {_quoted(FEEDBACK_WORKFLOW)}", "ExecutionStatus = 'Running'", *_equals({ORIGIN: run_id})]
+    )
+
+
+def opinion_query(agent: str, version: str, *, orgs: tuple[str, ...], since: datetime) -> str:
+    """Return the visibility query for scores that runs of a version were given since then; as `run_query`."""
+    return " AND ".join(
+        [
+            f"WorkflowType = {_quoted(FEEDBACK_WORKFLOW)}",
+            "ExecutionStatus = 'Running'",
+            f"{SCORE.name} IS NOT NULL",
+            f"StartTime >= {_quoted(since.isoformat())}",
+            *_equals({AGENT: agent, VERSION: version}),
+            *_of_orgs(orgs),
+        ]
     )
 
 

@@ -112,7 +112,7 @@ async def test_no_request_breaks_the_api_or_gets_an_undocumented_answer(api: Api
         run_id = await api.start()
         asked = await api.approval(run_id)
         async with api.server() as (_, url, _):
-            known = {"run_id": run_id, "approval_id": asked["approval_id"], "agent": "tester"}
+            known = {"run_id": run_id, "approval_id": asked["approval_id"], "agent": "tester", "name": "tester"}
             answers = await asyncio.to_thread(fuzz, url, known)
 
     assert set(answers) == {operation["operationId"] for _, _, operation in operations()}

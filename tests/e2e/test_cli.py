@@ -132,6 +132,16 @@ async def test_a_rollout_is_set_shown_and_ended(desk: Desk) -> None:
     assert (ended.code, "no rollout" in ended.out) == (0, True)
 
 
+async def test_versions_are_compared(desk: Desk) -> None:
+    """A table, and whether one does better; a misspelt name is told."""
+    told = await desk.perdure("agents", "compare", "support", "--window", "1h", "--app", "support_desk")
+    unknown = await desk.perdure("agents", "compare", "nobody")
+
+    assert (told.code, told.out.splitlines()[0].split()[:3]) == (0, ["version", "runs", "success"])
+    assert told.out.splitlines()[-1] == "There are no runs of two versions to compare."
+    assert (unknown.code, "there is no agent 'nobody'" in unknown.err) == (2, True)
+
+
 async def test_a_run_goes_from_question_to_approval_to_replay(desk: Desk, tmp_path: Path) -> None:
     """Start, inbox, show, approve, watch, export, replay: the way of an operator, in seven commands."""
     run_id = await desk.start(refund(), "--user", "ann")

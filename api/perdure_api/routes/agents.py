@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query
 
 from perdure.principal import Scope
+from perdure_api.comparison_schemas import ComparisonFilter, VersionComparison
 from perdure_api.dependencies import Gateway
 from perdure_api.health_schemas import AgentHealth, HealthFilter
 from perdure_api.problems import WITH_BODY
@@ -42,6 +43,19 @@ async def list_agents(gateway: Gateway) -> Agents:
 async def agent_health(name: AgentName, query: Annotated[HealthFilter, Query()], gateway: Gateway) -> AgentHealth:
     """Tell how the agent's runs went that ended within the window, in all and by version; it takes no worker."""
     return await gateway.health.of(name, query)
+
+
+@router.get(
+    "/agents/{name}/versions/compare",
+    operation_id="compareVersions",
+    openapi_extra=requires(Scope.RUNS_READ),
+    summary="Which of an agent's versions does better?",
+)
+async def compare_versions(
+    name: AgentName, query: Annotated[ComparisonFilter, Query()], gateway: Gateway
+) -> VersionComparison:
+    """Set versions side by side: success, durations, cost, failed tool calls, and what people and scorers thought."""
+    return await gateway.comparisons.of(name, query)
 
 
 @router.get(

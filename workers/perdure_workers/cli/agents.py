@@ -32,6 +32,21 @@ def health(
 
 
 @agents.command()
+def compare(
+    name: NameArgument,
+    window: Annotated[str, typer.Option(metavar="TIME", help="How far back: 24h, 7d, 30d.")] = "7d",
+    org: Annotated[str | None, typer.Option(help="Only runs of this organisation.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    app: AppOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Set an agent's versions side by side: success, durations, cost, and what people and scorers thought."""
+    from perdure_workers.cli.actions.comparison import compare_versions
+
+    execute(compare_versions(name, {"window": window, "org": org}, as_json=as_json, app=app, address=address))
+
+
+@agents.command()
 def rollout(
     name: NameArgument,
     weights: Annotated[

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final
 
 from rich.console import Console
 
-from perdure.figures import span
 from perdure_api.health_schemas import AgentHealth, HealthFilter
 from perdure_api.run_statistics import RunStatistics
 from perdure_workers.cli.actions.connection import open_gateway
 from perdure_workers.cli.actions.output import console, print_json
-from perdure_workers.cli.actions.table import percent, print_table
+from perdure_workers.cli.actions.table import percent, print_table, seconds
 from perdure_workers.cli.actions.typed import typed
 from perdure_workers.plain_text import line, money
 
@@ -47,9 +45,5 @@ def _row(name: str, of: RunStatistics) -> tuple[str, ...]:
     at_least = "≥ " if of.unpriced_runs else ""
     cost = money(None) if of.unpriced_runs == of.runs else f"{at_least}{money(of.cost_usd)}"
     tools = f"{percent(of.tool_failure_rate)} of {of.tool_calls:,}" if of.tool_calls else "–"
-    durations = (_seconds(of.duration_p50_seconds), _seconds(of.duration_p95_seconds))
+    durations = (seconds(of.duration_p50_seconds), seconds(of.duration_p95_seconds))
     return (name, f"{of.runs:,}", percent(of.success_rate), *durations, tools, cost)
-
-
-def _seconds(seconds: float | None) -> str:
-    return "–" if seconds is None else span(timedelta(seconds=seconds))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.console import Console
 from rich.text import Text
+
+from perdure.figures import span
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], out: Console, *, total: bool = False) -> None:
@@ -19,6 +22,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], out: Console
         ]
         style = "dim" if place == 0 else "bold" if total and place == len(lines) - 1 else ""
         out.print(Text("  ".join(padded).rstrip(), style=style), no_wrap=True, soft_wrap=not out.is_terminal)
+
+
+def seconds(number: float | None) -> str:
+    """Return a duration as people read it, or that there is none."""
+    return "–" if number is None else span(timedelta(seconds=number))
 
 
 def percent(share: float | None) -> str:
