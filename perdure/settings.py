@@ -129,6 +129,10 @@ class Settings(BaseSettings):
     """A file, YAML or TOML, that governs all runs in place of the policies that apps come with."""
     task_queue: str = Field(default=DEFAULT_TASK_QUEUE, min_length=1)
     """Temporal task queue that workers poll and runs are started on."""
+    deployment_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,199}$")] | None = None
+    """What the worker deployment is called whose versions are ramped; with `build_id`, workers are versioned."""
+    build_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$")] | None = None
+    """Which build of app and Perdure a worker runs, as a commit's hash."""
 
     api_host: str = "127.0.0.1"
     """Address the API listens on; anything but loopback needs `auth = "required"`."""
@@ -239,6 +243,11 @@ class Settings(BaseSettings):
             file_secret_settings, secrets_dir=next(filter(None, named), None), secrets_dir_missing="error"
         )
         return (init_settings, env_settings, secrets, file)
+
+    @field_validator("deployment_name", "build_id", mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: Any) -> Any:
+        return value or None  # as an image has it that was built without
 
     @field_validator("encryption_keys")
     @classmethod

@@ -26,7 +26,7 @@ from perdure.metrics_export import MetricsExport
 from perdure.search_attributes import AGENT, APPROVALS
 from perdure_api import visibility
 from perdure_api.gateway import Gateway
-from perdure_api.pollers import FRESH, PROBE_TIMEOUT
+from perdure_api.pollers import PROBE_TIMEOUT, count_all, count_for_new_runs
 from perdure_api.rpc import temporal_errors
 from perdure_api.schemas import InboxFilter
 
@@ -106,9 +106,8 @@ class FleetMetrics:
                     request, retry=False, timeout=PROBE_TIMEOUT
                 )
                 labels = {"task_queue": queue, "kind": kind}
-                fresh = datetime.now(UTC) - FRESH
-                polling = {one.identity for one in told.pollers if one.last_access_time.ToDatetime(tzinfo=UTC) > fresh}
-                found.workers.append(Observation(len(polling), labels))
+                polling = count_for_new_runs(told) if queue == self._task_queue else count_all(told)
+                found.workers.append(Observation(polling, labels))
                 found.backlog.append(Observation(told.stats.approximate_backlog_count, labels))
                 age = told.stats.approximate_backlog_age.ToTimedelta().total_seconds()
                 found.backlog_age.append(Observation(age, labels))

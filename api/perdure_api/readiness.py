@@ -68,6 +68,12 @@ async def _workers(agents: Agents) -> Pollers | PerdureError:
         pollers = await agents.pollers()
     except PerdureError as error:
         return error
+    if not (pollers.workflow and pollers.activity) and pollers.idle_builds:
+        builds = ", ".join(pollers.idle_builds)
+        return NoWorkerError(
+            f"workers poll, but none that new runs go to: those of {builds} get no new runs, until one of them is made "
+            "current with 'perdure deployments current BUILD'"
+        )
     if not (pollers.workflow and pollers.activity):
         return NoWorkerError("Temporal answers, but no worker polls the task queue; start one with 'perdure worker'")
     if unserved := [name for name, count in pollers.rated.items() if not count]:

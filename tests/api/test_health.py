@@ -17,10 +17,11 @@ from temporalio.testing import WorkflowEnvironment
 
 from perdure.codec import ZstdCodec, data_converter
 from perdure.testing import eventually
-from perdure_api.pollers import Pollers, count_pollers
+from perdure_api.pollers import polls
+from perdure_workers.deployments import Deployments
 from perdure_workers.dev_server import find_temporal
 from tests.api.conftest import Api, required
-from tests.harness import answer, in_turns
+from tests.harness import InProcessModel, answer, in_turns, serving
 
 
 async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
@@ -95,15 +96,35 @@ async def test_a_hosts_own_workers_can_be_told_from_others(api: Api) -> None:
     """A container's health check counts the worker beside it and no other's."""
     async with api.worker(in_turns(answer("hello"))):
 
-        async def counted() -> list[Pollers]:
-            here = await count_pollers(api.temporal, api.settings.task_queue, host=socket.gethostname())
-            return [here] if here.workflow and here.activity else []
+        async def here() -> bool:
+            return await polls(api.temporal, api.settings.task_queue, host=socket.gethostname())
 
-        [here] = await eventually(counted, within=timedelta(seconds=10), what="a polling worker")
-        elsewhere = await count_pollers(api.temporal, api.settings.task_queue, host="elsewhere")
+        await eventually(here, within=timedelta(seconds=10), what="a polling worker")
+        elsewhere = await polls(api.temporal, api.settings.task_queue, host="elsewhere")
 
-    assert (here.workflow, here.activity) == (1, 1)
-    assert (elsewhere.workflow, elsewhere.activity) == (0, 0)
+    assert not elsewhere
+
+
+async def test_a_build_that_nobody_made_current_does_not_make_ready(api: Api) -> None:
+    """Its workers poll and get nothing; 503 names it and the command, until it is current."""
+    version = {"deployment_name": api.settings.task_queue, "build_id": "b1"}
+    model = InProcessModel(in_turns(answer("hello")))
+    async with serving(api.temporal, api.app, model, task_queue=api.settings.task_queue, **version):  # type: ignore[arg-type]  # mypy takes them for every option's
+
+        async def named() -> str:
+            response = await api.http.get("/readyz")
+            detail: str = response.json().get("detail", "")
+            return detail if response.status_code == 503 and "perdure deployments current" in detail else ""
+
+        detail = await eventually(named, within=timedelta(seconds=10), what="the build in the answer")
+        await Deployments(api.temporal).set_current(api.settings.task_queue, "b1")
+
+        async def ready() -> bool:
+            return (await api.http.get("/readyz")).status_code == 200
+
+        assert await eventually(ready, within=timedelta(seconds=20), what="a build that gets new runs")
+
+    assert "those of b1" in detail
 
 
 async def test_a_probe_that_waits_for_a_worker_does_not_fill_the_log(api: Api) -> None:

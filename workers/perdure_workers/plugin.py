@@ -40,6 +40,7 @@ from perdure_workers.interceptors import Observation
 from perdure_workers.rated_queues import Activities, run_with_rated_queues
 from perdure_workers.sandbox import strict, without_contexts
 from perdure_workers.scheduled_starts import ScheduledStarts
+from perdure_workers.versioning import Upgrading
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.api_key import ApiKey
 from perdure_workflows.auditor import Auditor
@@ -59,6 +60,20 @@ HEARTBEAT_INTERVAL: Final = timedelta(seconds=1)
 """Without this the SDK passes on heartbeats only every 0.8 × their timeout, and cancellation as rarely."""
 EAGER_ACTIVITIES: Final = 16
 """Calls of one reply that start on the worker which has their conversation in memory."""
+WORKFLOWS: Final = (
+    AgentRun,
+    StandingGrant,
+    ApiKey,
+    Auditor,
+    Delivery,
+    KeptFeedback,
+    Ledger,
+    LedgerPage,
+    KeptRollout,
+    Retry,
+    ScheduledRun,
+    Scoring,
+)
 
 
 class Perdure(SimplePlugin):
@@ -141,20 +156,7 @@ class Perdure(SimplePlugin):
             data_converter=partial(
                 data_converter, compress_above=settings.compress_above_bytes, keyring=settings.keyring()
             ),
-            workflows=[
-                AgentRun,
-                StandingGrant,
-                ApiKey,
-                Auditor,
-                Delivery,
-                KeptFeedback,
-                Ledger,
-                LedgerPage,
-                KeptRollout,
-                Retry,
-                ScheduledRun,
-                Scoring,
-            ],
+            workflows=WORKFLOWS,
             activities=[
                 model.call_model,
                 model.adopt_transcript,
@@ -198,6 +200,9 @@ class Perdure(SimplePlugin):
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_INTERVAL
         config["max_eager_activity_reservations_per_workflow_task"] = EAGER_ACTIVITIES
         config["workflow_runner"] = without_contexts(config["workflow_runner"], converter)
+        deployment = config.get("deployment_config")
+        if deployment is not None and deployment.use_worker_versioning:
+            config["workflow_runner"] = Upgrading(config["workflow_runner"], set(WORKFLOWS) - {AgentRun})
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002  # the SDK's name

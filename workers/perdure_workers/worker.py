@@ -16,6 +16,7 @@ from perdure.settings import Settings
 from perdure_activities.providers.registry import preload
 from perdure_workers.auditing import check_audit
 from perdure_workers.plugin import Perdure
+from perdure_workers.versioning import deployment_of
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,7 @@ def build_worker(client: Client, settings: Settings, plugin: Perdure) -> Worker:
         max_concurrent_activities=settings.max_concurrent_activities + (settings.audit_url is not None),
         max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),
+        deployment_config=deployment_of(settings),
     )
 
 
@@ -47,6 +49,7 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
     """
     for remark in app.check():
         log.warning("policy_remark", remark=remark)
+    deployment_of(settings)  # or its error, before anything is reached
     await check_audit(settings)
     client = await connect(settings, address=address)
     await ensure_search_attributes(client)
@@ -61,6 +64,13 @@ async def run_worker(app: App, settings: Settings, *, stop: asyncio.Event, addre
         tools=[tool.spec.name for tool in app.tools()],
         rates={queue.serves: str(queue.rate) for queue in app.rated_queues(settings.task_queue)},
     )
+    if settings.build_id is not None:
+        log.info(
+            "worker_versioned",
+            deployment=settings.deployment_name,
+            build=settings.build_id,
+            gets_new_runs_by=f"perdure deployments current {settings.build_id}, or ramp",
+        )
     async with worker:
         await stop.wait()
         log.info("worker_stopping", grace_seconds=settings.shutdown_grace_seconds)

@@ -8,6 +8,7 @@ from typing import NoReturn
 from temporalio import workflow
 from temporalio.common import TypedSearchAttributes
 from temporalio.exceptions import ActivityError
+from temporalio.workflow import ContinueAsNewVersioningBehavior
 
 with workflow.unsafe.imports_passed_through():
     from pydantic_core import to_json
@@ -22,10 +23,13 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.options import transcript_options
     from perdure_workflows.purse import Purse
     from perdure_workflows.state import RunArguments, RunState
+    from perdure_workflows.transcript import MAX_CARRIED_BYTES as MAX_TRANSCRIPT_BYTES
     from perdure_workflows.transcript import Transcript, fitting
 
 MAX_CARRIED_BYTES = 1_500_000
 """What the next execution may start with; Temporal refuses an input of 2 MiB."""
+MAX_MOVED_BYTES = 1_000_000
+"""A transcript up to this size is carried to another build; a larger one stays, and the run with it on its build."""
 
 
 class Succession:
@@ -46,13 +50,20 @@ class Succession:
         return suggested and len(to_json(self._next_arguments())) <= MAX_CARRIED_BYTES
 
     def go(self) -> NoReturn:
-        """Have another execution go on."""
+        """Have another execution go on, under the current build if workers are versioned and it needs nothing of this.
+
+        What an execution holds, only workers of its own build can read.
+        """
         attributes = workflow.info().typed_search_attributes
+        arguments = self._next_arguments()
+        points_back = arguments.state is not None and bool(arguments.state.transcript.segments)
+        behavior = ContinueAsNewVersioningBehavior
         # Left to itself, the next execution starts with neither the memo nor the attributes that this one wrote.
         workflow.continue_as_new(
-            self._next_arguments(),
+            arguments,
             memo=workflow.memo(),
             search_attributes=TypedSearchAttributes([pair for pair in attributes if pair.key in ALL]),
+            initial_versioning_behavior=behavior.UNSPECIFIED if points_back else behavior.AUTO_UPGRADE,
         )
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
@@ -99,6 +110,15 @@ class Succession:
 
     def _next_arguments(self) -> RunArguments:
         """Return what the next execution starts with."""
-        carried = self._transcript.carried(execution_id=workflow.info().run_id, now=workflow.now())
+        if workflow.info().is_target_worker_deployment_version_changed():
+            moved = self._arguments_with(max_transcript_bytes=MAX_MOVED_BYTES)
+            if len(to_json(moved)) <= MAX_CARRIED_BYTES:
+                return moved
+        return self._arguments_with(max_transcript_bytes=MAX_TRANSCRIPT_BYTES)
+
+    def _arguments_with(self, *, max_transcript_bytes: int) -> RunArguments:
+        carried = self._transcript.carried(
+            execution_id=workflow.info().run_id, now=workflow.now(), max_bytes=max_transcript_bytes
+        )
         update = {"transcript": carried, "tail": fitting(self._state.tail)}
         return self._arguments.model_copy(update={"state": self._state.model_copy(update=update)})

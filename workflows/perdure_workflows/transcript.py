@@ -65,9 +65,9 @@ class Transcript:
             last += 1
         return self._page(first, last)
 
-    def carried(self, *, execution_id: str, now: datetime) -> TranscriptState:
-        """Return what the next execution starts with: the messages, or where they are."""
-        if self._state.base == 0 and sum(self._sizes) <= MAX_CARRIED_BYTES:
+    def carried(self, *, execution_id: str, now: datetime, max_bytes: int = MAX_CARRIED_BYTES) -> TranscriptState:
+        """Return what the next execution starts with: the messages, or where they are if they are larger than that."""
+        if self._state.base == 0 and sum(self._sizes) <= max_bytes:
             return self._state
         here = Segment(execution_id=execution_id, start=self._state.base, end=self.length, closed_at=now)
         segments = [*self._state.segments, here]

@@ -13,7 +13,7 @@ from perdure.metrics_export import MetricsExport
 from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
 from perdure.telemetry import configure_logging, traced
-from perdure_api.pollers import count_pollers
+from perdure_api.pollers import polls
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
 from perdure_workers.worker import run_worker
@@ -46,6 +46,5 @@ async def check_worker(*, address: str | None) -> None:
         PerdureError: The settings are wrong, or no Temporal server answers.
     """
     settings, host = load_settings(), socket.gethostname()
-    pollers = await count_pollers(await connect(settings, address=address), settings.task_queue, host=host)
-    if not (pollers.workflow and pollers.activity):
+    if not await polls(await connect(settings, address=address), settings.task_queue, host=host):
         raise NoWorkerError(f"no worker of host {host!r} polls the task queue {settings.task_queue!r}")
