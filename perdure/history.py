@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.json_format import ParseError
@@ -68,6 +68,29 @@ async def read_events(
     return [event for event in events if _is_after(event, seen)]
 
 
+async def read_latest_events(
+    client: Client, run_id: str, *, enough: Callable[[list[RunEvent]], bool], redactor: Redactor = SECRETS
+) -> tuple[list[RunEvent], bool]:
+    """Return a run's first event and those of its latest executions, and whether these are all that there are.
+
+    Args:
+        enough: Is asked about what there is so far; no execution is read behind the one that makes it so.
+        redactor: Masks what they must not show.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+    """
+    chain = await _execution_ids(client, run_id)
+    events: list[RunEvent] = []
+    for execution in reversed(range(len(chain))):
+        read = await fetch_execution(client, run_id, chain[execution])
+        events = await asyncio.to_thread(_projected, read, execution, redactor) + events
+        if execution and enough(events):
+            first = await _first_event(client, run_id, chain[0])
+            return [*project([first], redactor=redactor), *events], False
+    return events, True
+
+
 async def read_withdrawn(
     client: Client, run_id: str, execution_id: str, *, reset: EventId, redactor: Redactor = SECRETS
 ) -> tuple[list[RunEvent], list[RunEvent]]:
@@ -82,7 +105,7 @@ async def read_withdrawn(
         RPCError: There is no such execution, or its history is deleted.
     """
     history = await fetch_execution(client, run_id, execution_id)
-    events = await asyncio.to_thread(lambda: list(project([history], first=reset.execution, redactor=redactor)))
+    events = await asyncio.to_thread(_projected, history, reset.execution, redactor)
     # Up to the reset, the new execution's history is a copy of the old one's.
     counting = [event for event in events if EventId.parse(event.id).history_event < reset.history_event]
     return counting, events[len(counting) :]
@@ -133,6 +156,10 @@ def project(
         projector = Projector(execution)
         for event in history.events:
             yield from (redact_model(told, redactor) for told in projector.feed(event))
+
+
+def _projected(history: WorkflowHistory, execution: int, redactor: Redactor) -> list[RunEvent]:
+    return list(project([history], first=execution, redactor=redactor))
 
 
 def export(histories: Sequence[WorkflowHistory]) -> str:
@@ -225,6 +252,13 @@ async def fetch_execution(client: Client, run_id: str, execution_id: str) -> Wor
     for event in history.events:
         await decode_event(event, client.data_converter)
     return history
+
+
+async def _first_event(client: Client, run_id: str, execution_id: str) -> WorkflowHistory:
+    """Return the beginning of an execution's history, which says how it was started."""
+    first = await anext(client.get_workflow_handle(run_id, run_id=execution_id).fetch_history_events(page_size=1))
+    await decode_event(first, client.data_converter)
+    return WorkflowHistory(run_id, [first])
 
 
 class _Attributes(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Final, Literal
 
@@ -323,6 +323,24 @@ class Runs:
         await self._reach.executions.describe(run_id)
         with temporal_errors(run_id=run_id):
             return await history.read_events(self._reach.client, run_id, after=after, redactor=self._reach.redactor)
+
+    async def latest_events(
+        self, run_id: str, *, enough: Callable[[builtins.list[RunEvent]], bool]
+    ) -> tuple[builtins.list[RunEvent], bool]:
+        """Return a run's first event and those of its latest executions, and whether these are all.
+
+        Args:
+            run_id: The run.
+            enough: Is asked about what there is so far; a long run is read no further back than that.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        await self._reach.executions.describe(run_id)
+        with temporal_errors(run_id=run_id):
+            return await history.read_latest_events(
+                self._reach.client, run_id, enough=enough, redactor=self._reach.redactor
+            )
 
     async def withdrawn(
         self, run_id: str, execution_id: str, *, reset: str

@@ -16,8 +16,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
 
-from perdure import App, ToolContext
+from perdure import App, Limits, ToolContext
+from perdure.codec import data_converter
 from perdure.deltas import DeltaBus
 from perdure.principal import Scope
 from perdure.settings import Settings
@@ -25,6 +27,7 @@ from perdure.testing import eventually
 from perdure_api.application import create_app
 from perdure_api.keys import ApiKeys, NewKey
 from perdure_api.logins import LoginFailures
+from perdure_workers.dev_server import find_temporal, server_arguments
 from tests.harness import InProcessModel, Script, agent, serving
 
 
@@ -167,3 +170,19 @@ async def api(client: Client) -> AsyncIterator[Api]:
     api = Api(client)
     async with api.http:
         yield api
+
+
+@pytest.fixture
+async def restless() -> AsyncIterator[Api]:
+    """The API of the shop before a server that suggests continue-as-new every other step; runs may take many."""
+    suggestions = {"limit.historyCount.suggestContinueAsNew": "20", "history.continueAsNewMinInterval": '"10ms"'}
+    options = [part for name, value in suggestions.items() for part in ("--dynamic-config-value", f"{name}={value}")]
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=find_temporal(),
+        dev_server_extra_args=[*server_arguments(), *options],
+        dev_server_log_level="error",
+        data_converter=data_converter(),
+    ) as env:
+        api = Api(env.client, app=shop(limits=Limits(max_steps=500)))
+        async with api.http:
+            yield api

@@ -209,8 +209,30 @@ async def test_a_long_timeline_shows_its_end_first(client: Client) -> None:
 
     shown = [[int(number) for number in re.findall(r'<li id="step-(\d+)"', page)] for page in pages]
     assert shown == [list(range(27, 127)), list(range(1, 27))]
-    assert "26 more" in pages[0]
     assert "<html" not in pages[1]
+
+
+async def test_a_run_of_several_executions_is_shown_from_its_end(restless: Api) -> None:
+    """What the page reads no further back for is fetched when it is asked for; input and totals are the whole run's."""
+    calls = wish(*[("look", {"order": f"A-{place}"}) for place in range(124)])
+    said = "Look them up. " * 50
+    async with restless.worker(in_turns(calls, calls, answer("Done."))):
+        run_id = await restless.start(input=said)
+        await restless.ended(run_id)
+        path = f"/console/runs/{run_id}"
+        pages = [(await restless.http.get(path)).text]
+        while address := re.search(rf'hx-get="({path}/earlier[^"]+)"', pages[-1]):
+            pages.append((await restless.http.get(address[1])).text)
+        events, complete = await restless.asgi.state.gateway.runs.latest_events(run_id, enough=lambda _: True)
+
+    assert not complete
+    assert (events[0].kind, events[-1].kind) == ("run.started", "run.ended")
+    assert len(events) < 251
+    shown = [int(number) for page in reversed(pages) for number in re.findall(r'<li id="step-(\d+)"', page)]
+    assert shown == list(range(1, 252))
+    assert len(pages) >= 3
+    assert said.strip() in pages[0]
+    assert "<dd>251</dd>" in pages[0]
 
 
 async def test_a_step_that_waits_is_shown_however_many_follow(client: Client) -> None:

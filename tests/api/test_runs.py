@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +20,6 @@ from perdure.encryption import Keyring, new_key
 from perdure.messages import Message
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
-from perdure_workers.dev_server import find_temporal, server_arguments
 from tests.api.conftest import Api, shop
 from tests.harness import answer, in_turns, wish
 
@@ -266,22 +264,6 @@ async def test_a_workflow_that_is_no_run_cannot_be_cancelled(api: Api, client: C
 
     assert response.status_code == 404
     assert not [e async for e in handle.fetch_history_events() if "CancelRequested" in str(e.WhichOneof("attributes"))]
-
-
-@pytest.fixture
-async def restless() -> AsyncIterator[Api]:
-    """The API before a server that suggests continue-as-new every other step."""
-    suggestions = {"limit.historyCount.suggestContinueAsNew": "20", "history.continueAsNewMinInterval": '"10ms"'}
-    options = [part for name, value in suggestions.items() for part in ("--dynamic-config-value", f"{name}={value}")]
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=find_temporal(),
-        dev_server_extra_args=[*server_arguments(), *options],
-        dev_server_log_level="error",
-        data_converter=data_converter(),
-    ) as env:
-        api = Api(env.client)
-        async with api.http:
-            yield api
 
 
 async def test_a_run_of_several_executions_is_one_run(restless: Api) -> None:

@@ -35,8 +35,10 @@ from perdure.events import (
     WorkerTrouble,
 )
 from perdure.figures import span
+from perdure.oversight import SteeringRecord
 from perdure.plan import PLAN_TOOL, PlannedStep, plan_of
 from perdure_api.console.words import money
+from perdure_api.schemas import RunDetail
 
 SHOWN: Final = 100
 """Entries that a page has at once; more come when they are asked for."""
@@ -64,8 +66,8 @@ class Window:
     """Entries of a story that a page shows at once."""
 
     entries: Sequence[tuple[str, Entry]]
-    earlier: int
-    """How many come before them."""
+    earlier: bool
+    """Whether there are some before them."""
 
 
 Entry = Step | Note
@@ -74,15 +76,22 @@ Entry = Step | Note
 class Story:
     """What is known of a run by its events, fed in order."""
 
-    def __init__(self, events: Iterable[RunEvent] = ()) -> None:
+    def __init__(self, events: Iterable[RunEvent] = (), *, otherwise: RunDetail | None = None) -> None:
+        """Begin with events.
+
+        Args:
+            events: The first ones; or the very first, and the latest.
+            otherwise: The run as it is now, for what events would tell that are left out; None: none is.
+        """
         self.last_id = ""
         """Of the last event."""
         self.started: RunStarted | None = None
         self.ended: RunEnded | None = None
-        self.held: RunHeld | None = None
+        self._held: RunHeld | None = None
+        self._otherwise = otherwise
         self.waiting: dict[str, ApprovalAsked] = {}
         """Questions to humans that are open, by their ids."""
-        self.plan: tuple[PlannedStep, ...] = ()
+        self.plan: tuple[PlannedStep, ...] = otherwise.plan if otherwise else ()
         """What the model means to do, as it last said."""
         self._queued = False
         self._totals = Totals()
@@ -101,17 +110,28 @@ class Story:
         """Where the run is."""
         if self.ended is not None:
             return self.ended.status
-        if self.held is not None:
+        if self._otherwise is not None:
+            return self._otherwise.status
+        if self._held is not None:
             return RunStatus.PAUSED
         if self.waiting:
             return RunStatus.WAITING
         return RunStatus.QUEUED if self._queued else RunStatus.RUNNING
 
     @property
+    def held(self) -> RunHeld | SteeringRecord | None:
+        """Who holds it; None while nobody does."""
+        if self._otherwise is not None and self.ended is None:
+            return self._otherwise.paused
+        return self._held
+
+    @property
     def totals(self) -> Totals:
         """What it has used."""
         if self.ended is not None:
             return self.ended.totals
+        if self._otherwise is not None:
+            return self._otherwise.totals
         return self._totals.model_copy(update={"steps": len(self._log.steps)})
 
     def window(self, *, before: str = "") -> Window:
@@ -121,7 +141,15 @@ class Story:
         start = max(0, end - SHOWN)
         if end == len(keys) and (open_steps := self.open_steps()):
             start = min(start, keys.index(open_steps[0]))
-        return Window([(key, self.entry(key)) for key in keys[start:end]], earlier=start)
+        earlier = start > 0 or (self._otherwise is not None and end > start)
+        return Window([(key, self.entry(key)) for key in keys[start:end]], earlier)
+
+    def fills(self, *, before: str = "", asked: Iterable[str] = ()) -> bool:
+        """Return whether a window has all that it can, and each of these approvals has its step."""
+        keys = list(self._order)
+        if before:
+            return before in self._order and keys.index(before) >= SHOWN
+        return len(keys) >= SHOWN and all(one in self.waiting for one in asked)
 
     def entry(self, key: str) -> Entry:
         """Return the step or note of a key."""
@@ -158,11 +186,11 @@ class Story:
             case RunStarted():
                 self.started = event
             case RunEnded():
-                self.ended, self.held, self.waiting = event, None, {}
+                self.ended, self._held, self.waiting = event, None, {}
             case RunReset():
-                self.ended, self.held, self.waiting = None, None, {}
+                self.ended, self._held, self.waiting = None, None, {}
             case RunHeld():
-                self.held = event if event.kind == "run.paused" else None
+                self._held = event if event.kind == "run.paused" else None
             case RunQueued() | RunAdmitted():
                 self._queued = isinstance(event, RunQueued)
             case ApprovalAsked():

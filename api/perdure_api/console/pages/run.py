@@ -16,7 +16,7 @@ from perdure_api.console.sessions import home
 from perdure_api.console.story import Story, withdrawn
 from perdure_api.dependencies import Caller, Gateway, RunId, SharedFeeds
 from perdure_api.recovery_schemas import RetryRequest
-from perdure_api.schemas import HoldRequest, MessageRequest
+from perdure_api.schemas import HoldRequest, MessageRequest, RunDetail
 from perdure_api.scoped_route import requires
 
 router = APIRouter(route_class=ConsoleRoute, prefix="/runs/{run_id}")
@@ -31,16 +31,16 @@ ExecutionId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 async def show(run_id: RunId, request: Request, gateway: Gateway, before: Key = "") -> HTMLResponse:
     """Show a run as it is now, with its latest entries or those before one; what happens then comes by its feed."""
     detail = await gateway.runs.get(run_id)
-    story = Story(await gateway.runs.events(run_id))
+    story = await _story(gateway, detail, before=before)
     return page(request, "run.html", run=detail, story=story, window=story.window(before=before), before=before)
 
 
 @router.get("/earlier", openapi_extra=requires(Scope.RUNS_READ))
 async def earlier(run_id: RunId, request: Request, gateway: Gateway, before: Key) -> HTMLResponse:
     """Return the entries before one, as a part of the run's page."""
-    story = Story(await gateway.runs.events(run_id))
-    run = {"run_id": run_id}
-    return page(request, "run_entries.html", run=run, story=story, window=story.window(before=before))
+    detail = await gateway.runs.get(run_id)
+    story = await _story(gateway, detail, before=before)
+    return page(request, "run_entries.html", run=detail, story=story, window=story.window(before=before))
 
 
 @router.get("/withdrawn/{execution_id}", openapi_extra=requires(Scope.RUNS_READ))
@@ -98,6 +98,15 @@ async def retry(run_id: RunId, request: Request, gateway: Gateway, caller: Calle
     """Have a run that ended badly go on from the step that failed."""
     await gateway.recovery.retry(run_id, RetryRequest(by=speaker(request, caller), reason=reason))
     return done(request, _address(request, run_id), "The run goes on from the step that failed.")
+
+
+async def _story(gateway: Gateway, run: RunDetail, *, before: str) -> Story:
+    """Return as much of a run's story, from its end, as its page shows at once."""
+    asked = [approval.approval_id for approval in run.pending_approvals]
+    events, complete = await gateway.runs.latest_events(
+        run.run_id, enough=lambda found: Story(found).fills(before=before, asked=asked)
+    )
+    return Story(events, otherwise=None if complete else run)
 
 
 def _address(request: Request, run_id: str) -> str:
