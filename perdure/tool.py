@@ -49,6 +49,13 @@ class Approval(StrEnum):
     ASK = "ask"
 
 
+class BuiltIn(StrEnum):
+    """Tools that the run itself answers."""
+
+    PLAN = "plan"
+    """See `perdure.plan`."""
+
+
 class ToolSpec(Frozen):
     """A tool without its function: what history, workflow and model need to know."""
 
@@ -71,6 +78,8 @@ class ToolSpec(Frozen):
     """Arguments, or paths into them, that nobody but the tool is shown; see `perdure.secret_arguments`."""
     clean_up_timeout: timedelta | None = Field(default=None, exclude_if=is_empty)
     """For one attempt to clean up behind a call that the run's end cut off; None: it has nothing to clean up."""
+    built_in: BuiltIn | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Which of the runtime's own it is; None: one of the app's."""
 
 
 class NotDone:
