@@ -11,6 +11,7 @@ from typing import Protocol
 
 from benchmarks.audit import measure_audit
 from benchmarks.budget import measure_budget
+from benchmarks.cancel import measure_cancel
 from benchmarks.cpu import measure_cpu
 from benchmarks.fairness import measure_fairness
 from benchmarks.history import measure_history
@@ -31,6 +32,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "cpu": measure_cpu,
     "overhead": measure_overhead,
     "recovery": measure_recovery,
+    "cancel": measure_cancel,
     "audit": measure_audit,
     "fairness": measure_fairness,
     "budget": measure_budget,

@@ -213,11 +213,15 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage() -> AsyncIterator[Stage]:
-    """Start a server in memory for the length of a block; whatever is started on it ends with the block."""
+async def open_stage(changes: Mapping[str, object] | None = None) -> AsyncIterator[Stage]:
+    """Start a server in memory for the length of a block; whatever is started on it ends with the block.
+
+    Args:
+        changes: Settings of the server in place of those that `perdure dev` gives it.
+    """
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         async with ProcessGroup() as group:
-            server = DevServer()
+            server = DevServer(changes=changes or {})
             child = await dev_server.start(group, server)
             client = await Client.connect(server.address, data_converter=data_converter())
             yield Stage(group, child, client, Path(folder))

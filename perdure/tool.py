@@ -76,10 +76,10 @@ class ToolSpec(Frozen):
     """How often all workers together may call it; its calls then have a task queue of their own."""
     secrets: tuple[str, ...] = ()
     """Arguments, or paths into them, that nobody but the tool is shown; see `perdure.secret_arguments`."""
-    built_in: BuiltIn | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Which of the runtime's own it is; None: one of the app's."""
     clean_up_timeout: timedelta | None = Field(default=None, exclude_if=is_empty)
     """For one attempt to clean up behind a call that the run's end cut off; None: it has nothing to clean up."""
+    built_in: BuiltIn | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Which of the runtime's own it is; None: one of the app's."""
 
 
 class NotDone:

@@ -167,6 +167,29 @@ async def test_a_run_goes_from_question_to_approval_to_replay(desk: Desk, tmp_pa
     assert (again.code, again.out) == (2, "")
 
 
+async def test_a_run_is_forked_with_something_changed(desk: Desk) -> None:
+    """The new run's id is the output; both runs name each other, and a step that is not there is refused."""
+    run_id = await desk.start(QUESTION)
+    await desk.perdure("runs", "watch", run_id)
+    forked = await desk.perdure("runs", "fork", run_id, "--step", "1", "--message", "Quickly, please.", "--json")
+    fork_id = json.loads(forked.out)["run_id"]
+    watched = await desk.perdure("runs", "watch", fork_id)
+    shown, origin, beyond, stuck = await asyncio.gather(
+        desk.perdure("runs", "show", fork_id),
+        desk.perdure("runs", "show", run_id),
+        desk.perdure("runs", "fork", run_id, "--step", "9"),
+        desk.perdure("runs", "list", "--stuck"),
+    )
+
+    assert (forked.code, watched.code) == (0, 0)
+    assert "Please tell me the e-mail address" in watched.out
+    assert f"forked from {run_id} at step 1" in shown.out
+    assert f"forked: {fork_id}" in origin.out
+    assert (beyond.code, beyond.out) == (2, "")
+    assert "the run has no step 9 yet; its last one is 1" in beyond.err
+    assert stuck.out == "no run passes this filter\n"
+
+
 async def test_temporals_own_command_decides_as_well(desk: Desk) -> None:
     """A signal of `temporal workflow signal` approves a call like the API does; a wrong one changes nothing."""
     run_id = await desk.start(refund())

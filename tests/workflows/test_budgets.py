@@ -26,6 +26,9 @@ from perdure.search_attributes import STATUS
 from perdure.testing import eventually
 from perdure_activities.ledger import open_ledger
 from perdure_activities.providers.provider import ProviderReply
+from perdure_api.gateway import Gateway
+from perdure_api.recovery_schemas import RetryRequest
+from perdure_workflows.agent_run import AgentRun
 from tests.harness import Handle, InProcessModel, answer, pending, serving, start, turn, used, view, wish
 from tests.workflows.money import (
     CALL,
@@ -165,6 +168,30 @@ async def test_a_human_can_allow_more(client: Client) -> None:
     assert "budget 'daily': of $0.5 for today" in asked.reason
     assert result.status is RunStatus.COMPLETED
     assert (standing(seen).cap_usd, standing(seen).spent_usd) == (Decimal("2.5"), 7 * CALL)
+
+
+async def test_a_run_that_a_shared_budget_stopped_goes_on_once_there_is_room(client: Client) -> None:
+    """A retry asks the budget again: it stops the run anew as long as it is full, and no page is read twice."""
+    app, org = reader(), new_org()
+    asking, model = reader(on_budget="ask"), InProcessModel(looks(6))
+    async with serving(client, app, model, prices=PRICES) as settings:
+        recovery = Gateway(client, app, settings).recovery
+        handle = await start(client, app, settings, org=org, terms=terms(daily("0.5")))
+        stopped = await handle.result()
+        await recovery.retry(handle.id, RetryRequest(by="ann"))
+        latest = client.get_workflow_handle_for(AgentRun.run, handle.id)
+        again = await latest.result()
+        other = await start(client, asking, settings, org=org, terms=terms(daily("0.5")))
+        [asked] = await pending(other)
+        more = {"approval_id": asked.approval_id, "decided_by": "bob", "amount_usd": "5"}
+        await other.signal("approve", more)
+        await other.result()
+        await recovery.retry(handle.id, RetryRequest(by="ann"))
+        result = await client.get_workflow_handle_for(AgentRun.run, handle.id).result()
+
+    assert stopped.status is again.status is RunStatus.OUT_OF_BUDGET
+    assert stopped.totals.model_calls == again.totals.model_calls
+    assert (result.status, result.totals.model_calls) == (RunStatus.COMPLETED, 7)
 
 
 async def test_a_human_can_raise_a_runs_own_limit(client: Client) -> None:

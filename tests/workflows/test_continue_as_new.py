@@ -17,16 +17,21 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoi
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, ScoredRun, ToolContext, metrics, tracing
 from perdure.codec import data_converter
 from perdure.contracts import RunStatus
-from perdure.messages import Message, UserMessage
+from perdure.history import fetch_executions
+from perdure.messages import Message, ToolMessage, UserMessage
 from perdure.oversight import ApprovalsMemo
 from perdure.priority import Priority
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
+from perdure_api.gateway import Gateway
+from perdure_api.recovery_schemas import ForkRequest, RetryRequest
 from perdure_workers.dev_server import find_temporal, server_arguments
 from perdure_workflows.agent_run import AgentRun
 from perdure_workflows.state import RunArguments
@@ -340,3 +345,70 @@ async def test_a_run_of_several_executions_is_judged_once_and_whole(restless: Wo
     assert run.input == "Read."
     assert [call.arguments["page"] for call in run.tool_calls] == list(range(8))
     assert all(call.result.startswith(f"page {call.arguments['page']} ") for call in run.tool_calls)
+
+
+def fails_once(turns: int) -> tuple[InProcessModel, list[str]]:
+    """A model that reads so many pages, is gone for a moment, and then answers; and whether it is gone."""
+    trouble = ["the model is gone"]
+
+    def script(messages: list[Message]) -> ProviderReply:
+        said = turn(messages)
+        if said < turns:
+            return wish(("read", {"page": said}))
+        if trouble:
+            raise ApplicationError(trouble.pop(), type="model_unknown", non_retryable=True)
+        return answer("Done.")
+
+    return InProcessModel(script), trouble
+
+
+def pages_of(messages: list[Message]) -> list[str]:
+    """Return the pages that a conversation has, in order."""
+    return [
+        result.content.strip() for message in messages if isinstance(message, ToolMessage) for result in message.results
+    ]
+
+
+async def test_a_run_that_failed_in_a_later_execution_is_retried(restless: WorkflowEnvironment) -> None:
+    """What earlier executions hold is its conversation still, and no page is read twice."""
+    client, app = restless.client, reader(0)
+    model, _ = fails_once(8)
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        before = await fetch_executions(client, handle.id)
+        await Gateway(client, app, settings).recovery.retry(handle.id, RetryRequest(by="ann"))
+        result = await client.get_workflow_handle_for(AgentRun.run, handle.id).result()
+
+    assert len(before) > 2
+    assert (result.status, result.output, result.totals.model_calls) == (RunStatus.COMPLETED, "Done.", 9)
+    assert_valid(model.seen[-1])
+    assert pages_of(model.seen[-1]) == [f"page {number}" for number in range(8)]
+    assert len(model.seen) == 10
+
+
+@pytest.mark.parametrize(("step", "pages"), [(None, 8), (5, 2)])
+async def test_a_run_of_several_executions_is_forked(
+    restless: WorkflowEnvironment, step: int | None, pages: int
+) -> None:
+    """At its end, or at a step of its first execution, which others came after."""
+    client, app = restless.client, reader(0)
+    model, trouble = fails_once(8)
+    trouble.clear()
+
+    async with serving(client, app, model) as settings:
+        handle = await start(client, app, settings)
+        await handle.result()
+        asked = len(model.seen)
+        request = ForkRequest(step=step, message="Be brief.")
+        fork = await Gateway(client, app, settings).recovery.fork(handle.id, request)
+        result = await client.get_workflow_handle_for(AgentRun.run, fork.run_id).result()
+
+    first = model.seen[asked]
+    assert (result.status, result.output) == (RunStatus.COMPLETED, "Done.")
+    assert pages_of(first) == [f"page {number}" for number in range(pages)]
+    assert first[-1] == UserMessage(text="Be brief.")
+    assert_valid(model.seen[-1])
+    assert pages_of(model.seen[-1]) == [f"page {number}" for number in range(8)]

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -17,18 +18,22 @@ from perdure.codec import data_converter
 from perdure.contracts import RunStatus
 from perdure.encryption import KEY_ID, Keyring, new_key
 from perdure.errors import ConfigurationError, DecryptionError
-from perdure.events import RunEnded, WorkerTrouble
+from perdure.events import RunEnded, RunReset, WorkerTrouble
 from perdure.grant import GRANT_PREFIX, GRANT_WORKFLOW, Grant
 from perdure.history import export, fetch_executions, load, project, read_events
+from perdure.messages import Message
 from perdure.search_attributes import MEMO_GRANT, ORG
 from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_activities.grants import find_grant
+from perdure_activities.providers.provider import ProviderReply
 from perdure_api.gateway import Gateway
+from perdure_api.recovery_schemas import RetryRequest
 from perdure_api.schemas import GrantFilter
 from perdure_workers import Perdure
 from perdure_workers.replay import replay
 from perdure_workers.worker import build_worker
+from perdure_workflows.agent_run import AgentRun
 from tests.harness import InProcessModel, agent, answer, in_turns, pending, serving, start, wish
 
 KEYS = {"old": new_key(), "new": new_key()}
@@ -150,6 +155,31 @@ async def test_an_exported_run_replays_without_a_key(env: WorkflowEnvironment) -
 
     assert list(project(histories)) == events
     assert (await replay(histories)).deterministic
+
+
+async def test_an_encrypted_run_is_retried(env: WorkflowEnvironment) -> None:
+    """From its failed step, though neither its failure nor who had it retried can be read in Temporal."""
+    app, client = shop(), await with_keys(env, "old")
+    trouble = ["the model is gone, says secret-vendor"]
+
+    def script(messages: list[Message]) -> ProviderReply:
+        if trouble:
+            raise ApplicationError(trouble.pop(), type="model_unknown", non_retryable=True)
+        return answer("done")
+
+    async with serving(client, app, InProcessModel(script)) as settings:
+        handle = await start(client, app, settings)
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        order = RetryRequest(by="secret-ann", reason="secret-reason")
+        await Gateway(client, app, settings).recovery.retry(handle.id, order)
+        result = await client.get_workflow_handle_for(AgentRun.run, handle.id).result()
+        [told] = [event for event in await read_events(client, handle.id) if isinstance(event, RunReset)]
+        stored = str((await client.get_workflow_handle(handle.id).fetch_history()).events)
+
+    assert (result.status, result.output) == (RunStatus.COMPLETED, "done")
+    assert (told.by, told.reason) == ("secret-ann", "secret-reason")
+    assert "secret-" not in stored
 
 
 async def test_a_grant_whose_key_is_gone_holds_no_longer(env: WorkflowEnvironment) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sysconfig
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -77,6 +77,8 @@ class DevServer:
     db_file: Path | None = None
     """Where it keeps its state; None keeps it in memory."""
     time_skipping: bool = False
+    changes: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the server in place of those of `DYNAMIC_CONFIG`."""
 
     @property
     def address(self) -> str:
@@ -105,9 +107,9 @@ def find_temporal() -> str:
     return str(Path(found).absolute())
 
 
-def server_arguments(*, time_skipping: bool = False) -> list[str]:
+def server_arguments(*, time_skipping: bool = False, changes: Mapping[str, object] | None = None) -> list[str]:
     """Return the options of `temporal server start-dev` that every server of ours has, whatever its ports and file."""
-    values = {**DYNAMIC_CONFIG, **(TIME_SKIPPING if time_skipping else {})}
+    values = {**DYNAMIC_CONFIG, **(TIME_SKIPPING if time_skipping else {}), **(changes or {})}
     arguments = []
     for name, value in values.items():
         arguments += ["--dynamic-config-value", f"{name}={json.dumps(value)}"]
@@ -130,7 +132,12 @@ def command(server: DevServer) -> list[str]:
         for pragma in SQLITE_PRAGMAS:
             line += ["--sqlite-pragma", pragma]
     # The server warns of every connection that its own parts lose while it stops.
-    return [*line, "--log-level", "error", *server_arguments(time_skipping=server.time_skipping)]
+    return [
+        *line,
+        "--log-level",
+        "error",
+        *server_arguments(time_skipping=server.time_skipping, changes=server.changes),
+    ]
 
 
 async def start(group: ProcessGroup, server: DevServer, *, within: timedelta = START_TIMEOUT) -> Child:
