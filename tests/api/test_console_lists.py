@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
+from perdure import App
 from perdure.principal import Scope
 from perdure.testing import eventually
-from tests.api.conftest import Api, required
+from tests.api.conftest import Api, bearer, required
 from tests.api.forms import ORIGIN, log_in, post, token, until_shown
-from tests.harness import answer, in_turns, wish
+from tests.harness import agent, answer, in_turns, wish
 
 EVIL = "<script>alert(1)</script><img src=x>"
 REFUND = wish(("refund", {"order": "A-1", "amount": 5}))
@@ -131,6 +132,23 @@ async def test_agents_show_how_their_runs_went(api: Api) -> None:
     assert "<html" in whole
     assert "<html" not in part
     assert (await api.http.get("/console/agents/nobody/health")).status_code == 422
+
+
+async def test_agents_show_their_rollout(client: Client) -> None:
+    """Who has several versions served sees which part of new users each gets, by whose word."""
+    org, app = f"acme-{uuid.uuid4().hex[:8]}", App()
+    for version in ("1", "2", "3"):
+        app.add(agent(version=version))
+    api = Api(client, app=app, settings=required(console_secret="s" * 40))
+    async with api.http:
+        key = await api.key(org)
+        await api.http.put("/v1/agents/tester/rollout", json={"weights": {"1": 3, "2": 1}}, headers=bearer(key))
+        await log_in(api, key)
+        shown = (await api.http.get("/console/agents/tester/health")).text
+
+    said = " ".join(re.sub(r"<[^>]+>", "", shown).split())
+    assert "New users start with version 1: 75.0%, version 2: 25.0% · rollout set by ann" in said
+    assert f"for {org}" in said
 
 
 async def _counted(api: Api) -> bool:

@@ -93,6 +93,8 @@ ARGUMENTS: dict[str, Any] = {
     "approval_id": "c1-x",
     "grant_id": "g1",
     "delivery_id": "d1",
+    "execution_id": "e1",
+    "reset": "0.17",
     "timeout": timedelta(seconds=1),
     "execution_id": "e1",
     "reset": "0.1",

@@ -13,6 +13,7 @@ from perdure_api.console.console_route import ConsoleRoute
 from perdure_api.console.rendering import page
 from perdure_api.dependencies import Gateway
 from perdure_api.health_schemas import HealthFilter
+from perdure_api.rollout_schemas import RolloutFilter
 from perdure_api.schemas import Name
 from perdure_api.scoped_route import requires
 
@@ -36,6 +37,7 @@ async def health(
     name: Annotated[Name, Path()], request: Request, gateway: Gateway, window: Window = "1d"
 ) -> HTMLResponse:
     """Show how an agent's runs went that ended within the window, as a part of the list or as a page of its own."""
+    served = any(agent.name == name for agent in gateway.agents.list())
     return page(
         request,
         "agent_health.html" if "hx-request" in request.headers else "health.html",
@@ -43,4 +45,5 @@ async def health(
         window=window,
         windows=WINDOWS,
         health=await gateway.health.of(name, HealthFilter(window=WINDOWS[window])),
+        rollout=await gateway.rollouts.of(name, RolloutFilter()) if served else None,
     )
