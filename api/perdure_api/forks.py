@@ -29,6 +29,7 @@ from perdure.messages import (
     canonical,
     fold,
 )
+from perdure.plan import PLAN_TOOL, latest_plan
 from perdure.secret_arguments import unmask_arguments
 from perdure_api.fork_step import Origin, once
 from perdure_api.recovery_schemas import ForkRequest
@@ -84,6 +85,7 @@ async def forked_state(
         steering=SteeringState(messages=[request.message] if request.message else []),
         purse=PurseState(queued=bool(arguments.terms and arguments.terms.places), began_at=now),
         mid_turn=origin.is_model_call and origin.before is not None and _is_paused(origin),
+        plan=latest_plan(kept) if PLAN_TOOL in arguments.spec.tools else (),
         last_words=_last_words(kept),
         unfinished_text=_unfinished(kept) if origin.is_model_call else "",
     )

@@ -422,6 +422,7 @@ def _ended(detail: RunDetail, result: RunResult) -> RunDetail:
             "error": result.error,
             "reason": result.reason,
             "refusal": result.refusal,
+            "plan": result.plan,
         }
     )
 
@@ -439,6 +440,7 @@ def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
             "paused": view.paused,
             "grants": view.grants,
             "output": view.output,
+            "plan": view.plan,
         }
     )
 

@@ -22,7 +22,7 @@ from perdure_api.console.console_route import ConsoleRoute
 from perdure_api.console.pages import approvals, beside, fork, login, run, runs, schedules, start
 from perdure_api.console.sessions import COOKIE
 from perdure_api.keys import NewKey, Revocation
-from tests.api.conftest import Api, required
+from tests.api.conftest import Api, required, shop
 from tests.api.forms import ORIGIN, log_in, post, token
 from tests.api.issuer import TestIssuer, serving_issuer
 from tests.harness import answer, in_turns, wish
@@ -413,6 +413,26 @@ async def test_a_failed_run_is_retried_by_its_button(api: Api) -> None:
 
 async def _completed(api: Api, run_id: str) -> bool:
     return bool((await api.get(f"/v1/runs/{run_id}"))["status"] == "completed")
+
+
+async def test_the_plan_is_beside_the_timeline(client: Client) -> None:
+    """What the model means to do and how far it is; without a plan there is no such card to be seen."""
+    steps = [{"step": "look <b>A-1</b> up", "status": "completed"}, {"step": "refund it", "status": "in_progress"}]
+    planned = in_turns(
+        wish(("update_plan", {"plan": steps}), ("refund", {"order": "A-1", "amount": 5})), answer("done")
+    )
+    api = Api(client, app=shop(plan=True))
+    async with api.http:
+        run_id = await api.start()
+        before = (await api.http.get(f"/console/runs/{run_id}")).text
+        async with api.worker(planned):
+            await api.approval(run_id)
+            after = (await api.http.get(f"/console/runs/{run_id}")).text
+
+    assert 'id="plan"' in before
+    assert "refund it" not in before
+    assert "look &lt;b&gt;A-1&lt;/b&gt; up" in after
+    assert re.search(r'class="in_progress" aria-current="step">refund it', after)
 
 
 async def test_what_was_said_is_text(api: Api) -> None:

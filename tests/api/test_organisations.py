@@ -94,6 +94,9 @@ ARGUMENTS: dict[str, Any] = {
     "grant_id": "g1",
     "delivery_id": "d1",
     "timeout": timedelta(seconds=1),
+    "enough": bool,
+    "execution_id": "01a21d5f-83d9-7799-afeb-a59352713da4",
+    "reset": "0r1.5",
 }
 
 

@@ -20,6 +20,7 @@ from perdure_api.console.pages import agents, approvals, beside, fork, login, ru
 from perdure_api.console.rendering import STATIC, error_page
 from perdure_api.console.sessions import Sessions, home
 from perdure_api.rate_limits import limit
+from perdure_api.request_log import FRAMEWORK_TELEMETRY
 
 POLICY: Final = "; ".join(
     (
@@ -52,7 +53,7 @@ def console_site(settings: Settings, state: State) -> FastAPI:
         settings: Who may call, the secret of its cookies.
         state: The API's: gateway, feeds, access and limits are the same here.
     """
-    site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, telemetry=FRAMEWORK_TELEMETRY)
     site.state = state
     state.sessions = Sessions(settings)
     state.login = OidcLogin.of(settings)

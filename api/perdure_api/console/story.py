@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -34,6 +35,7 @@ from perdure.events import (
 )
 from perdure.figures import span
 from perdure.oversight import SteeringRecord
+from perdure.plan import PLAN_TOOL, PlannedStep, plan_of
 from perdure_api.console.words import money
 from perdure_api.schemas import RunDetail
 
@@ -88,6 +90,8 @@ class Story:
         self._otherwise = otherwise
         self.waiting: dict[str, ApprovalAsked] = {}
         """Questions to humans that are open, by their ids."""
+        self.plan: tuple[PlannedStep, ...] = otherwise.plan if otherwise is not None else ()
+        """What the model means to do, as it last said."""
         self._queued = False
         self._totals = Totals()
         self._log = StepLog()
@@ -196,6 +200,10 @@ class Story:
                 self._totals = self._totals.with_model_call(
                     event.usage, cost_usd=event.cost_usd, tool_calls=len(event.tool_calls)
                 )
+                for call in event.tool_calls:
+                    if call.tool == PLAN_TOOL.name:
+                        with suppress(ValueError):  # the run told the model so
+                            self.plan = plan_of(call.arguments)
 
 
 def _note(event: RunEvent) -> Note | None:
