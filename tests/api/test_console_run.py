@@ -54,6 +54,31 @@ async def test_a_run_is_forked_at_a_tool_call_with_other_arguments(api: Api) -> 
     await until_shown(api, f"/console/runs/{run_id}", f'href="/console/runs/{fork}"')
 
 
+async def test_a_secret_argument_survives_the_form_that_masks_it(client: Client) -> None:
+    """Whoever changes the arguments beside it neither sees the secret nor loses it."""
+    app, made = shop(), list[str]()
+
+    @app.tool(secrets=("pin",))
+    def unlock(door: str, pin: str) -> str:
+        """Unlock."""
+        made.append(f"{door} {pin}")
+        return "open"
+
+    app.add(next(app.agents()).model_copy(update={"name": "keeper", "tools": ("unlock",)}))
+    api = Api(client, app=app)
+    async with api.http, api.worker(in_turns(wish(("unlock", {"door": "left", "pin": "x-4711"})), answer("Done."))):
+        run_id = await api.start(agent="keeper")
+        await api.ended(run_id)
+        path = f"/console/runs/{run_id}/fork?step=2"
+        page = (await api.http.get(path)).text
+
+        sent = {"argument.door": "right", "argument.pin": "[secret]"}
+        await api.ended(run_of(await post(api, path, page=path, once="1", **sent)))
+
+    assert "x-4711" not in page
+    assert made == ["left x-4711", "right x-4711"]
+
+
 async def test_a_fork_goes_on_after_the_answer_with_a_message(api: Api) -> None:
     """Without a step, the form of a run that has answered is for what comes next; sent twice it starts one run."""
     async with api.worker(lambda messages: answer(f"after {len(messages)}")):
