@@ -45,7 +45,7 @@ async def test_a_run_is_forked_at_a_tool_call_with_other_arguments(api: Api) -> 
         assert path in (await api.http.get(f"/console/runs/{run_id}")).text
         assert 'value="A-1"' in (await api.http.get(path)).text
 
-        fork = run_of(await post(api, path, page=path, once="1", **{"argument.order": "B-2"}))
+        fork = run_of(await post(api, path, page=path, **{"argument.order": "B-2"}))
 
         await api.ended(fork)
     steps = (await api.get(f"/v1/runs/{fork}/steps"))["items"]
@@ -73,7 +73,7 @@ async def test_a_secret_argument_survives_the_form_that_masks_it(client: Client)
         page = (await api.http.get(path)).text
 
         sent = {"argument.door": "right", "argument.pin": "[secret]"}
-        await api.ended(run_of(await post(api, path, page=path, once="1", **sent)))
+        await api.ended(run_of(await post(api, path, page=path, **sent)))
 
     assert "x-4711" not in page
     assert made == ["left x-4711", "right x-4711"]
@@ -87,7 +87,7 @@ async def test_a_fork_goes_on_after_the_answer_with_a_message(api: Api) -> None:
         path = f"/console/runs/{run_id}/fork"
         assert "Behind the last step" in (await api.http.get(path)).text
 
-        sent = {"once": "same", "message": "And B-2?", "instructions": "", "model": ""}
+        sent = {"once": f"once-{run_id}", "message": "And B-2?", "instructions": "", "model": ""}
         fork = run_of(await post(api, f"{path}?step=2", page=path, **sent))
         again = run_of(await post(api, f"{path}?step=2", page=path, **sent))
 
