@@ -45,13 +45,38 @@ async def test_a_run_is_forked_at_a_tool_call_with_other_arguments(api: Api) -> 
         assert path in (await api.http.get(f"/console/runs/{run_id}")).text
         assert 'value="A-1"' in (await api.http.get(path)).text
 
-        fork = run_of(await post(api, path, page=path, once="1", **{"argument.order": "B-2"}))
+        fork = run_of(await post(api, path, page=path, **{"argument.order": "B-2"}))
 
         await api.ended(fork)
     steps = (await api.get(f"/v1/runs/{fork}/steps"))["items"]
     assert steps[0]["result"] == "B-2 is paid"
     assert f"/console/runs/{run_id}#step-2" in (await api.http.get(f"/console/runs/{fork}")).text
     await until_shown(api, f"/console/runs/{run_id}", f'href="/console/runs/{fork}"')
+
+
+async def test_a_secret_argument_survives_the_form_that_masks_it(client: Client) -> None:
+    """Whoever changes the arguments beside it neither sees the secret nor loses it."""
+    app, made = shop(), list[str]()
+
+    @app.tool(secrets=("pin",))
+    def unlock(door: str, pin: str) -> str:
+        """Unlock."""
+        made.append(f"{door} {pin}")
+        return "open"
+
+    app.add(next(app.agents()).model_copy(update={"name": "keeper", "tools": ("unlock",)}))
+    api = Api(client, app=app)
+    async with api.http, api.worker(in_turns(wish(("unlock", {"door": "left", "pin": "x-4711"})), answer("Done."))):
+        run_id = await api.start(agent="keeper")
+        await api.ended(run_id)
+        path = f"/console/runs/{run_id}/fork?step=2"
+        page = (await api.http.get(path)).text
+
+        sent = {"argument.door": "right", "argument.pin": "[secret]"}
+        await api.ended(run_of(await post(api, path, page=path, **sent)))
+
+    assert "x-4711" not in page
+    assert made == ["left x-4711", "right x-4711"]
 
 
 async def test_a_fork_goes_on_after_the_answer_with_a_message(api: Api) -> None:
@@ -62,7 +87,7 @@ async def test_a_fork_goes_on_after_the_answer_with_a_message(api: Api) -> None:
         path = f"/console/runs/{run_id}/fork"
         assert "Behind the last step" in (await api.http.get(path)).text
 
-        sent = {"once": "same", "message": "And B-2?", "instructions": "", "model": ""}
+        sent = {"once": f"once-{run_id}", "message": "And B-2?", "instructions": "", "model": ""}
         fork = run_of(await post(api, f"{path}?step=2", page=path, **sent))
         again = run_of(await post(api, f"{path}?step=2", page=path, **sent))
 

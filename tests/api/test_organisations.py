@@ -93,11 +93,10 @@ ARGUMENTS: dict[str, Any] = {
     "approval_id": "c1-x",
     "grant_id": "g1",
     "delivery_id": "d1",
-    "execution_id": "e1",
-    "reset": "0.17",
     "timeout": timedelta(seconds=1),
-    "execution_id": "e1",
-    "reset": "0.1",
+    "enough": bool,
+    "execution_id": "01a21d5f-83d9-7799-afeb-a59352713da4",
+    "reset": "0r1.5",
 }
 
 

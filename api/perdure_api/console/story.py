@@ -91,7 +91,7 @@ class Story:
         self._otherwise = otherwise
         self.waiting: dict[str, ApprovalAsked] = {}
         """Questions to humans that are open, by their ids."""
-        self.plan: tuple[PlannedStep, ...] = otherwise.plan if otherwise else ()
+        self.plan: tuple[PlannedStep, ...] = otherwise.plan if otherwise is not None else ()
         """What the model means to do, as it last said."""
         self._queued = False
         self._totals = Totals()
