@@ -17,6 +17,7 @@ from benchmarks.history import measure_history
 from benchmarks.overhead import measure_overhead
 from benchmarks.recovery import measure_recovery
 from benchmarks.report import Report
+from benchmarks.stream import measure_stream
 
 
 class Benchmark(Protocol):
@@ -33,6 +34,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "audit": measure_audit,
     "fairness": measure_fairness,
     "budget": measure_budget,
+    "stream": measure_stream,
 }
 
 

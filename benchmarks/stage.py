@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -103,7 +103,7 @@ class Stage:
         """Start a worker and wait until it polls.
 
         Args:
-            kind: `perdure` or `floor`.
+            kind: `perdure`, `speaker` or `floor`.
             plan: Of the runs that it will make; `perdure` only.
             provider: Which model they call.
             queue: Of a worker that it succeeds; default: a queue of its own.
@@ -129,6 +129,21 @@ class Stage:
 
         await child.wait_until(polls, within=READY_WITHIN)
         return WorkerProcess(child, queue, journal_file)
+
+    async def start_process(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        ready: Callable[[], Awaitable[bool]],
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
+        """Start another program, in whose environment no setting of ours is but these, and wait until it is ready."""
+        child = await self._group.start(
+            name, command, environment=self._environment() | dict(environment or {}), forward=False
+        )
+        await child.wait_until(ready, within=READY_WITHIN)
+        return child
 
     async def start_model(self) -> None:
         """Start the scripted model; workers started from now on call it over HTTP."""

@@ -18,6 +18,7 @@ from temporalio.worker import Worker
 
 from benchmarks.floor import floor_worker
 from benchmarks.journal import Journal, Kind
+from benchmarks.speaker import SPEAKING, SpeakingModel, sign_tool, speaker_app
 from benchmarks.workload import FIXED, FixedModel, Plan, app_for, words
 from perdure import ToolContext
 from perdure.agent import AgentSpec
@@ -100,6 +101,14 @@ def perdure_worker(
     return worker
 
 
+def speaker_worker(client: Client, settings: Settings, journal: Journal | None) -> Worker:
+    """Return a worker of the agents of `benchmarks.speaker`."""
+    providers: Mapping[str, Provider] = {SPEAKING: SpeakingModel()}
+    return build_worker(
+        client, settings, Perdure(speaker_app(sign_tool(journal)), settings=settings, providers=providers)
+    )
+
+
 def floor_settings(settings: Settings, *, plain: bool) -> dict[str, Any]:
     """Return the floor's worker settings: Temporal's own with `plain`, else those of Perdure's worker."""
     if plain:
@@ -126,6 +135,9 @@ async def serve(arguments: argparse.Namespace) -> None:
         client = await connect(settings, address=arguments.address)
         plan = Plan.parse(arguments.plan)
         worker = perdure_worker(client, settings, plan, provider=arguments.provider, journal=journal, pause=pause)
+    elif arguments.kind == "speaker":
+        client = await connect(settings, address=arguments.address)
+        worker = speaker_worker(client, settings, journal)
     else:
         client = await Client.connect(arguments.address)
         given = floor_settings(settings, plain=arguments.plain)
@@ -139,7 +151,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and work."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.worker", description=__doc__)
-    parser.add_argument("kind", choices=["perdure", "floor"])
+    parser.add_argument("kind", choices=["perdure", "speaker", "floor"])
     parser.add_argument("--address", required=True)
     parser.add_argument("--queue", required=True)
     parser.add_argument("--plan", default="1-1-1")

@@ -90,6 +90,8 @@ class Agent(BaseModel):
     """The cheaper model of `on_budget="downgrade"`."""
     scorers: Annotated[Sequence[str | ModelScorer], AfterValidator(tuple), Field(max_length=MAX_SCORERS)] = ()
     """Who judges its runs when they have ended: names of the app's scorers, and models that grade."""
+    plan: bool = False
+    """Give it the tool `update_plan`, by which it shows people what it means to do and how far it is."""
     description: str = ""
     """One line for people choosing an agent."""
 

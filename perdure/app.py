@@ -22,6 +22,7 @@ from perdure.errors import (
 )
 from perdure.guard_pattern import compiled
 from perdure.input_guard import InputCheck
+from perdure.plan import PLAN_TOOL
 from perdure.policy import Policy
 from perdure.policy_file import GoverningPolicy, PolicySource
 from perdure.policy_fit import checked_fit
@@ -332,12 +333,17 @@ class App:
             )
         if len(set(agent.tools)) != len(agent.tools):
             raise DuplicateNameError(f"agent {agent.name!r} names a tool twice: {', '.join(agent.tools)}")
+        if agent.plan and PLAN_TOOL.name in agent.tools:
+            raise DuplicateNameError(
+                f"agent {agent.name!r} has a tool {PLAN_TOOL.name!r} of the app's and, by plan=True, the runtime's; "
+                "rename the app's"
+            )
         spec = AgentSpec(
             name=agent.name,
             version=agent.version,
             model=agent.model,
             instructions=agent.instructions,
-            tools=tuple(self._tools[name].spec for name in agent.tools),
+            tools=(*(self._tools[name].spec for name in agent.tools), *([PLAN_TOOL] if agent.plan else [])),
             max_output_tokens=agent.max_output_tokens,
             temperature=agent.temperature,
             on_reject=agent.on_reject,

@@ -17,6 +17,7 @@ from perdure.budget import Refusal, Terms
 from perdure.grant import Grant
 from perdure.messages import Frozen, is_empty
 from perdure.oversight import ApprovalRecord, PendingApproval, SteeringRecord
+from perdure.plan import PlannedStep
 from perdure.policy import Policy
 
 WORKFLOW_NAME: Final = "AgentRun"
@@ -197,6 +198,8 @@ class RunResult(Frozen):
     """Why it stopped early, in words."""
     refusal: Refusal | None = None
     """Of a run that is out of budget: of which one."""
+    plan: tuple[PlannedStep, ...] = Field(default=(), exclude_if=is_empty)
+    """How far the model's plan was."""
 
 
 class RunView(Frozen):
@@ -214,4 +217,5 @@ class RunView(Frozen):
     steering: tuple[SteeringRecord, ...] = ()
     """Pauses, messages, and signals that had no effect, the most recent 100."""
     output: str | None = None
+    plan: tuple[PlannedStep, ...] = ()
     messages: int = 0

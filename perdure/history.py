@@ -68,6 +68,26 @@ async def read_events(
     return [event for event in events if _is_after(event, seen)]
 
 
+async def read_withdrawn(
+    client: Client, run_id: str, execution_id: str, *, reset: EventId, redactor: Redactor = SECRETS
+) -> tuple[list[RunEvent], list[RunEvent]]:
+    """Return the events of an execution that a reset left behind: those that count still, and those that do not.
+
+    Args:
+        execution_id: As the `run.reset` names it.
+        reset: The id of the `run.reset`.
+        redactor: Masks what they must not show.
+
+    Raises:
+        RPCError: There is no such execution, or its history is deleted.
+    """
+    history = await fetch_execution(client, run_id, execution_id)
+    events = await asyncio.to_thread(lambda: list(project([history], first=reset.execution, redactor=redactor)))
+    # Up to the reset, the new execution's history is a copy of the old one's.
+    counting = [event for event in events if EventId.parse(event.id).history_event < reset.history_event]
+    return counting, events[len(counting) :]
+
+
 async def follow_events(
     client: Client, run_id: str, *, after: str | None = None, redactor: Redactor = SECRETS
 ) -> AsyncIterator[RunEvent]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
@@ -127,6 +129,16 @@ def shut_tracing_down() -> None:
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.shutdown()
+
+
+@asynccontextmanager
+async def traced(service: str, *, redactor: Redactor = SECRETS) -> AsyncIterator[None]:
+    """Export spans for the length of a block, as `configure_tracing`; what is left of them is sent at its end."""
+    configure_tracing(service, redactor=redactor)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(shut_tracing_down)
 
 
 def _named_resource() -> Resource:

@@ -48,6 +48,13 @@ class Approval(StrEnum):
     ASK = "ask"
 
 
+class BuiltIn(StrEnum):
+    """Tools that the run itself answers."""
+
+    PLAN = "plan"
+    """See `perdure.plan`."""
+
+
 class ToolSpec(Frozen):
     """A tool without its function: what history, workflow and model need to know."""
 
@@ -68,6 +75,8 @@ class ToolSpec(Frozen):
     """How often all workers together may call it; its calls then have a task queue of their own."""
     secrets: tuple[str, ...] = ()
     """Arguments, or paths into them, that nobody but the tool is shown; see `perdure.secret_arguments`."""
+    built_in: BuiltIn | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Which of the runtime's own it is; None: one of the app's."""
 
 
 class NotDone:

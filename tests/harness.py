@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import uuid
@@ -12,6 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure import Agent, App
@@ -33,6 +35,7 @@ from perdure_workflows.state import RunArguments
 T = TypeVar("T")
 Script = Callable[[list[Message]], ProviderReply | Awaitable[ProviderReply]]
 Handle = WorkflowHandle[AgentRun, RunResult]
+Say = Callable[[str], None]
 
 
 class InProcessModel:
@@ -72,7 +75,7 @@ class InProcessModel:
 class SpeakingModel(InProcessModel):
     """One whose function also says the reply piece by piece, while it makes it."""
 
-    def __init__(self, script: Callable[[list[Message], Callable[[str], None]], Awaitable[ProviderReply]]) -> None:
+    def __init__(self, script: Callable[[list[Message], Say], Awaitable[ProviderReply]]) -> None:
         super().__init__(lambda _: answer(""))
         self._speak = script
 
@@ -89,6 +92,32 @@ class SpeakingModel(InProcessModel):
         conversation = [MESSAGE.validate_python(item) for item in json.loads(b"[" + messages + b"]")]
         self.seen.append(conversation)
         return await self._speak(conversation, on_text)
+
+
+class Stage:
+    """A model that says its lines when it is told to."""
+
+    def __init__(self, *lines: str, broken: bool = False) -> None:
+        self.lines = lines
+        self.broken = broken
+        """Whether the connection breaks when the curtain falls."""
+        self.cues = [asyncio.Event() for _ in lines]
+        self.curtain = asyncio.Event()
+
+    @property
+    def model(self) -> SpeakingModel:
+        """The model."""
+        return SpeakingModel(self.speak)
+
+    async def speak(self, _: list[Message], say: Say) -> ProviderReply:
+        """Say each line on its cue."""
+        for line, cue in zip(self.lines, self.cues, strict=True):
+            await cue.wait()
+            say(line)
+        await self.curtain.wait()
+        if self.broken:
+            raise ApplicationError("it broke off", type="model_overloaded")
+        return answer("".join(self.lines))
 
 
 def answer(text: str, *, finish: Finish = Finish.STOP, detail: str = "") -> ProviderReply:

@@ -28,18 +28,24 @@ class Links:
     namespace: str = "default"
 
     def record(self, notice: Notice) -> str | None:
-        """Return the address of the approval's, or the run's, durable record."""
-        if self.public_url is None:
-            return None
-        run = f"{self.public_url.rstrip('/')}/v1/runs/{notice.run.run_id}"
-        approval = notice.record.approval_id if notice.record else None
-        return f"{run}/approvals/{approval}" if approval else run
+        """Return the address of the approval's, or the run's, durable record, for programs."""
+        approval = notice.record.approval_id if notice.record else ""
+        run = f"v1/runs/{notice.run.run_id}"
+        return self._public(f"{run}/approvals/{approval}" if approval else run)
+
+    def console(self, notice: Notice) -> str | None:
+        """Return the address at which people decide on the approval, or see the run."""
+        approval, run_id = notice.record.approval_id if notice.record else "", notice.run.run_id
+        return self._public(f"console/approvals/{run_id}/{approval}" if approval else f"console/runs/{run_id}")
 
     def ui(self, notice: Notice) -> str | None:
         """Return the run's address in the Temporal Web UI."""
         if self.ui_url is None:
             return None
         return f"{self.ui_url.rstrip('/')}/namespaces/{self.namespace}/workflows/{notice.run.run_id}"
+
+    def _public(self, path: str) -> str | None:
+        return None if self.public_url is None else f"{self.public_url.rstrip('/')}/{path}"
 
 
 def webhook_body(notice: Notice, *, links: Links, redactor: Redactor) -> bytes:
@@ -52,7 +58,7 @@ def webhook_body(notice: Notice, *, links: Links, redactor: Redactor) -> bytes:
         data["record"] = shown.record.model_dump(mode="json", exclude_defaults=True)
     if shown.result is not None:
         data["result"] = shown.result.model_dump(mode="json")
-    data["links"] = {"record": links.record(notice), "ui": links.ui(notice)}
+    data["links"] = {"record": links.record(notice), "console": links.console(notice), "ui": links.ui(notice)}
     payload = {"type": notice.type, "timestamp": notice.at.isoformat(), "data": data}
     return json.dumps(payload, ensure_ascii=True, separators=(",", ":")).encode()
 
@@ -69,15 +75,19 @@ def slack_body(notice: Notice, *, links: Links, redactor: Redactor) -> bytes:
         blocks.append({"type": "section", "text": _marked(f"```{text}```")})
     buttons = [
         {"type": "button", "text": {"type": "plain_text", "text": label}, "url": url}
-        for label, url in (("Open the record", links.record(notice)), ("Temporal Web UI", links.ui(notice)))
+        for label, url in ((_invitation(notice), links.console(notice)), ("Temporal Web UI", links.ui(notice)))
         if url
     ]
     if buttons:
         blocks.append({"type": "actions", "elements": buttons})
     # Whatever shows no blocks (a notification, another product) has the text and the link in it.
-    link = links.record(notice)
+    link = links.console(notice)
     text = f"{_escaped(title)} {link}" if link else _escaped(title)
     return json.dumps({"text": text, "blocks": blocks}, ensure_ascii=True).encode()
+
+
+def _invitation(notice: Notice) -> str:
+    return "Review and decide" if notice.approval is not None else "Open in the console"
 
 
 def _title(notice: Notice) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 
+from perdure.errors import UnknownAgentError
 from perdure.messages import JsonObject
 from perdure_api.pollers import Pollers, count_pollers
 from perdure_api.reach import Reach
@@ -39,6 +41,12 @@ class Agents:
         """Return the JSON schema of a tool's arguments; None if only workers know the tool."""
         found = self._reach.app.find_tool(tool)
         return found.spec.input_schema if found else None
+
+    def instructions(self, agent: str, version: str) -> str:
+        """Return the system prompt of an agent; empty if the app does not have that version of it."""
+        with contextlib.suppress(UnknownAgentError):
+            return self._reach.app.agent(agent, version).instructions
+        return ""
 
     async def pollers(self) -> Pollers:
         """Return how many workers ask Temporal for this task queue's work.

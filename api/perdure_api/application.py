@@ -41,7 +41,7 @@ from perdure_api.openapi import corrected
 from perdure_api.rate_limiter import rate_limiter
 from perdure_api.rate_limits import RateLimitHeaders, limit
 from perdure_api.readiness import Readiness
-from perdure_api.request_log import RequestLog
+from perdure_api.request_log import FRAMEWORK_TELEMETRY, RequestLog
 from perdure_api.routes import (
     agents,
     approvals,
@@ -133,7 +133,13 @@ def create_app(
             with contextlib.suppress(asyncio.CancelledError):
                 await preparing
 
-    api = _Api(title="Perdure", version=version("perdure"), description=DESCRIPTION, lifespan=lifespan)
+    api = _Api(
+        title="Perdure",
+        version=version("perdure"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        telemetry=FRAMEWORK_TELEMETRY,
+    )
     api.state.settings = settings
     api.state.codec = payload_codec(compress_above=settings.compress_above_bytes, keyring=settings.keyring())
     api.state.audit = Audit(open_store(settings))

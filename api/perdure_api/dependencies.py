@@ -39,3 +39,4 @@ ScheduleId = Annotated[
     str, Path(pattern=SCHEDULE_PATTERN, description="The schedule's id, or its name in the caller's organisation.")
 ]
 ApprovalId = Annotated[str, Path(pattern=APPROVAL_ID_PATTERN, description="The approval's id.")]
+DeliveryId = Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,100}$", description="The delivery's id.")]

@@ -24,6 +24,8 @@ from perdure_api.rpc import temporal_errors
 
 log = structlog.get_logger(__name__)
 
+MAX_BATCH: Final = 200
+"""Events that a viewer takes at once, so that a long run's past does not hold the others up."""
 _STEP_ENDS: Final = frozenset({"model.replied", "model.failed", "model.cancelled", "run.reset", "run.ended"})
 
 
@@ -157,6 +159,28 @@ class _Ear:
         return told
 
 
+class _Viewer:
+    """One viewer's place in a feed."""
+
+    def __init__(self, feed: _Feed, *, deltas: bool) -> None:
+        self._feed = feed
+        self._place = 0
+        self._ear = _Ear(feed) if deltas else None
+
+    def rest(self) -> list[Told]:
+        """Return what there is behind the place, and go on from there; nothing said comes before a past event."""
+        batch = self._feed.told[self._place : self._place + MAX_BATCH]
+        self._place += len(batch)
+        if self._ear is None:
+            return batch
+        if any(told.kind in _STEP_ENDS for told in batch):
+            self._ear.forget()
+        if self._place == len(self._feed.told):
+            while spoken := self._ear.next():
+                batch.append(spoken)
+        return batch
+
+
 class Feeds:
     """The feeds of one process."""
 
@@ -184,20 +208,23 @@ class Feeds:
             PerdureError: The history can be read no longer; the next viewer starts anew.
         """
         seen = EventId.parse(after) if after else None
-        feed = self._join(run_id)
-        ear = _Ear(feed)
-        try:
-            place = 0
-            while True:
-                if place < len(feed.told):
-                    told = feed.told[place]
-                    place += 1
-                    if told.kind in _STEP_ENDS:
-                        ear.forget()
-                    if seen is None or (told.id is not None and told.id > seen):
+        async with aclosing(self.batches(run_id, deltas=deltas)) as batches:
+            async for batch in batches:
+                for told in batch:
+                    if seen is None or told.id is None or told.id > seen:
                         yield told
-                elif deltas and (spoken := ear.next()):
-                    yield spoken
+
+    async def batches(self, run_id: str, *, deltas: bool = True) -> AsyncGenerator[list[Told]]:
+        """Iterate over all that there is for a viewer each time that it asks, until the run ends; raises as `follow`.
+
+        However late it asks, what was said meanwhile is one delta.
+        """
+        feed = self._join(run_id)
+        viewer = _Viewer(feed, deltas=deltas)
+        try:
+            while True:
+                if batch := viewer.rest():
+                    yield batch
                 elif feed.over:
                     break
                 else:

@@ -29,6 +29,8 @@ from perdure.messages import (
     canonical,
     fold,
 )
+from perdure.plan import PLAN_TOOL, latest_plan
+from perdure.secret_arguments import unmask_arguments
 from perdure_api.fork_step import Origin, once
 from perdure_api.recovery_schemas import ForkRequest
 from perdure_api.rpc import RPC_TIMEOUT
@@ -83,6 +85,7 @@ async def forked_state(
         steering=SteeringState(messages=[request.message] if request.message else []),
         purse=PurseState(queued=bool(arguments.terms and arguments.terms.places), began_at=now),
         mid_turn=origin.is_model_call and origin.before is not None and _is_paused(origin),
+        plan=latest_plan(kept) if PLAN_TOOL in arguments.spec.tools else (),
         last_words=_last_words(kept),
         unfinished_text=_unfinished(kept) if origin.is_model_call else "",
     )
@@ -127,7 +130,9 @@ def _change(call: Call, origin: Origin, request: ForkRequest, *, by: str) -> Non
         text = request.result if isinstance(request.result, str) else json.dumps(request.result)
         call.result = ToolResult(call_id=call.provider_id, content=cut(text, MAX_CARRIED_BYTES))
     elif request.arguments is not None:
-        call.arguments, call.malformed, call.edited_by = request.arguments, None, by or "the fork"
+        tool = origin.run.spec.tool(call.tool)
+        edited = unmask_arguments(request.arguments, call.arguments or {}, tool.secrets if tool else ())
+        call.arguments, call.malformed, call.edited_by = edited, None, by or "the fork"
     elif once(origin.turn.dispatched.get(call.step)):
         raise ConflictError(
             f"step {call.step} called {call.tool}, which must not be repeated; fork behind it, or say with which other "

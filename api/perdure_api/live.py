@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import structlog
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from perdure.errors import PerdureError, PermissionDeniedError, UnauthenticatedError
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,26 @@ def event_source(messages: AsyncIterator[ServerSentEvent], *, stopping: asyncio.
         shutdown_event=stopping,  # type: ignore[arg-type]  # it is set, and nothing else
         shutdown_grace_period=SHUTDOWN_GRACE_SECONDS,
     )
+
+
+async def until(over: Coroutine[Any, Any, None], told: AsyncIterator[T]) -> AsyncGenerator[T]:
+    """Iterate until it is over: an idle stream would hold a server up, and a cut one is an error to the client.
+
+    What comes next is not asked for before it is wanted.
+    """
+    stop = asyncio.create_task(over)
+    upcoming = asyncio.ensure_future(anext(told, None))
+    try:
+        while True:
+            await asyncio.wait({stop, upcoming}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done() or (found := upcoming.result()) is None:
+                return
+            yield found
+            upcoming = asyncio.ensure_future(anext(told, None))
+    finally:
+        stop.cancel()
+        upcoming.cancel()
+        await asyncio.gather(stop, upcoming, return_exceptions=True)
 
 
 async def until_over(ask: Callable[[], Awaitable[object]], *, stopping: asyncio.Event) -> None:

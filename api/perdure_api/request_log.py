@@ -6,6 +6,7 @@ import time
 from typing import Any, Final
 
 import structlog
+from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,6 +14,8 @@ from perdure import metrics, tracing
 
 UNTOLD: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by programs that watch."""
+FRAMEWORK_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
+"""What FastAPI would tell by itself, again: five spans a request, probes included, and what was wrong with a body."""
 
 log = structlog.get_logger(__name__)
 

@@ -42,6 +42,7 @@ from perdure_api.schemas import (
     HoldRequest,
     MessageRequest,
     NewRun,
+    PendingCall,
     RunDetail,
     RunFilter,
     RunPage,
@@ -184,6 +185,17 @@ class Runs:
         approvals, steering = await visibility.approvals_memo(description), await visibility.steering_memo(description)
         return detail.model_copy(update={"pending_approvals": approvals.pending, "paused": steering.paused})
 
+    async def calls(self, run_id: str) -> tuple[PendingCall, ...] | None:
+        """Return a run's calls under way; None if it has ended. It takes no worker.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        description = await self._reach.executions.describe(run_id)
+        if not visibility.is_open(description):
+            return None
+        return tuple([await redacted(call, self._reach.redactor) for call in await pending_calls(description)])
+
     async def list(self, wanted: RunFilter, *, limit: int = 50, page_token: str | None = None) -> RunPage:
         """Return a page of runs, the newest first.
 
@@ -298,6 +310,31 @@ class Runs:
         with temporal_errors(run_id=run_id):
             return await history.read_events(self._reach.client, run_id, after=after, redactor=self._reach.redactor)
 
+    async def withdrawn(
+        self, run_id: str, execution_id: str, *, reset: str
+    ) -> tuple[builtins.list[RunEvent], builtins.list[RunEvent]]:
+        """Return the events of an execution that a retry left behind: those that count still, and those that do not.
+
+        Args:
+            run_id: The run.
+            execution_id: As the `run.reset` names it.
+            reset: The id of the `run.reset`.
+
+        Raises:
+            RunNotFoundError: There is no such run, or the history of that execution is deleted.
+            InvalidInputError: `reset` is no event's id.
+        """
+        check_event_id(reset)
+        await self._reach.executions.describe(run_id)
+        with temporal_errors(run_id=run_id):
+            return await history.read_withdrawn(
+                self._reach.client,
+                run_id,
+                execution_id,
+                reset=EventId.parse(reset),
+                redactor=self._reach.redactor,
+            )
+
     async def follow(self, run_id: str, *, after: str | None = None) -> AsyncIterator[RunEvent]:
         """Iterate over a run's events, past ones first and then as they happen, until it ends; raises as `events`."""
         check_event_id(after)
@@ -367,6 +404,7 @@ def _ended(detail: RunDetail, result: RunResult) -> RunDetail:
             "error": result.error,
             "reason": result.reason,
             "refusal": result.refusal,
+            "plan": result.plan,
         }
     )
 
@@ -384,6 +422,7 @@ def _as_seen(detail: RunDetail, view: RunView) -> RunDetail:
             "paused": view.paused,
             "grants": view.grants,
             "output": view.output,
+            "plan": view.plan,
         }
     )
 

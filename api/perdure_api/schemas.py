@@ -18,6 +18,7 @@ from perdure.feedback import Feedback
 from perdure.grant import Grant
 from perdure.messages import Frozen, JsonObject
 from perdure.oversight import PendingApproval, SteeringRecord
+from perdure.plan import PlannedStep
 from perdure.priority import Priority
 from perdure.rate import Rate
 from perdure.tool import Approval, Effect
@@ -177,6 +178,8 @@ class RunDetail(RunSummary):
     """Who holds the run, since when and why; None while nobody does."""
     grants: tuple[Grant, ...] = ()
     """What may run without asking again, for this run."""
+    plan: tuple[PlannedStep, ...] = ()
+    """What the model means to do and how far it is, if its agent plans."""
     output: str | None = None
     """The answer; of a run that stopped early, the model's last words."""
     error: RunError | None = None

@@ -107,6 +107,7 @@ async def test_a_webhook_is_signed_and_says_what_happened() -> None:
     assert payload["data"]["approval"]["arguments"]["note"] == "key [secret]"
     assert payload["data"]["links"] == {
         "record": "https://agents.example/v1/runs/run-1/approvals/c2-1f0e9a77",
+        "console": "https://agents.example/console/approvals/run-1/c2-1f0e9a77",
         "ui": "https://ui.example/namespaces/default/workflows/run-1",
     }
     assert KEY not in received.body.decode()
@@ -141,6 +142,7 @@ async def test_the_end_of_a_run_is_told_with_its_result() -> None:
     assert data["result"]["error"] == {"type": "model_refused", "message": "no"}
     assert data["result"]["output"] == "It is [secret]."
     assert data["links"]["record"] == "https://agents.example/v1/runs/run-1"
+    assert data["links"]["console"] == "https://agents.example/console/runs/run-1"
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 410, 413, 422, 451, 301, 302, 307, 308])
@@ -199,7 +201,7 @@ def texts(message: dict[str, Any]) -> str:
     return json.dumps(message["blocks"], ensure_ascii=False)
 
 
-async def test_a_slack_message_asks_and_leads_to_the_record() -> None:
+async def test_a_slack_message_asks_and_leads_to_where_people_decide() -> None:
     """Tool, who asks, why, arguments, deadline and the button; a plain text for what shows no blocks."""
     async with receiving() as receiver:
         await send(receiver, asked(format="slack"))
@@ -207,9 +209,9 @@ async def test_a_slack_message_asks_and_leads_to_the_record() -> None:
     [received] = receiver.received
     message = received.json
     shown = texts(message)
-    record = "https://agents.example/v1/runs/run-1/approvals/c2-1f0e9a77"
-    assert message["text"] == f"support asks: may refund run? {record}"
-    assert message["blocks"][-1]["elements"][0]["url"] == record
+    page = "https://agents.example/console/approvals/run-1/c2-1f0e9a77"
+    assert message["text"] == f"support asks: may refund run? {page}"
+    assert message["blocks"][-1]["elements"][0]["url"] == page
     assert "webhook-signature" not in received.headers
     for said in (
         "*Asked for by*\\ndesk",
@@ -293,6 +295,6 @@ async def test_a_slack_message_tells_a_runs_end() -> None:
         await send(receiver, ended(format="slack"))
 
     message = receiver.received[0].json
-    assert message["text"] == "support: the run is failed https://agents.example/v1/runs/run-1"
+    assert message["text"] == "support: the run is failed https://agents.example/console/runs/run-1"
     assert "model_refused: no" in texts(message)
     assert "It is [secret]." in texts(message)

@@ -88,8 +88,9 @@ async def test_a_run_tells_its_callback_and_the_link_leads_to_the_record(api: Ap
     ):
         run_id = await api.start(callback_url=receiver.url(), user="ann")
         [asked] = await receiver.told(1)
-        link = asked.verified(SECRET)["data"]["links"]["record"]
-        path = link.removeprefix("https://agents.example")
+        links = asked.verified(SECRET)["data"]["links"]
+        path = links["record"].removeprefix("https://agents.example")
+        page = await api.http.get(links["console"].removeprefix("https://agents.example"))
         pending = await api.get(path)
         decision = {"decision": "approve", "decided_by": "bob", "reason": "the photo shows it"}
         decided = await api.http.post(path, json=decision)
@@ -98,6 +99,7 @@ async def test_a_run_tells_its_callback_and_the_link_leads_to_the_record(api: Ap
     record = await api.get(path)
 
     assert decided.status_code == 200
+    assert "May <code>refund</code> run?" in page.text
     assert path == f"/v1/runs/{run_id}/approvals/{pending['approval_id']}"
     assert (pending["status"], pending["decided_by"]) == ("pending", "")
     assert (pending["tool"], pending["arguments"]) == ("refund", {"order": "o1", "amount": 5})

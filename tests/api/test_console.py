@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from httpx2 import Response
 from temporalio.client import Client
 
 from perdure.activities import Finish
@@ -21,16 +19,16 @@ from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.console.argument_form import fields, read
 from perdure_api.console.console_route import ConsoleRoute
-from perdure_api.console.pages import approvals, login, run, runs, start
+from perdure_api.console.pages import approvals, beside, fork, login, run, runs, schedules, start
 from perdure_api.console.sessions import COOKIE
 from perdure_api.keys import NewKey, Revocation
-from tests.api.conftest import Api, required
+from tests.api.conftest import Api, required, shop
+from tests.api.forms import ORIGIN, log_in, post, token
 from tests.api.issuer import TestIssuer, serving_issuer
 from tests.harness import answer, in_turns, wish
 
 REFUND = wish(("refund", {"order": "A-1", "amount": 5}))
 LOGIN = {"/login", "/login/oidc", "/login/callback", "/logout"}
-ORIGIN = {"Origin": "http://localhost"}
 
 
 @pytest.fixture
@@ -39,24 +37,6 @@ async def closed(client: Client) -> AsyncIterator[Api]:
     api = Api(client, settings=required(console_secret="s" * 40))
     async with api.http:
         yield api
-
-
-def token(page: Response) -> str:
-    """Return the token of a page's forms."""
-    found = re.search(r'name="csrf" value="([^"]+)"', page.text)
-    assert found is not None, page.text[:2000]
-    return found[1]
-
-
-async def post(api: Api, path: str, *, page: str, **fields: Any) -> Response:
-    """Send a form as it is on a page."""
-    shown = await api.http.get(page)
-    return await api.http.post(path, data={"csrf": token(shown), **fields}, headers=ORIGIN)
-
-
-async def log_in(api: Api, key: str, **fields: str) -> Response:
-    """Log in with a key."""
-    return await post(api, "/console/login", page="/console/login", key=key, **fields)
 
 
 async def start_as(api: Api, key: str) -> str:
@@ -70,9 +50,11 @@ async def start_as(api: Api, key: str) -> str:
 
 def test_every_page_and_action_names_its_scope() -> None:
     """But for the login, each route of the console asks who comes, and actions ask for more than reading."""
-    found = [route for module in (runs, run, approvals, start) for route in module.router.routes]
+    found = [
+        route for module in (runs, run, fork, beside, approvals, schedules, start) for route in module.router.routes
+    ]
 
-    assert len(found) >= 12
+    assert len(found) >= 28
     for route in found:
         assert isinstance(route, ConsoleRoute), route
         scope = Scope((route.openapi_extra or {})["x-perdure-scope"])
@@ -294,7 +276,10 @@ async def test_another_organisations_run_is_not_there(closed: Api) -> None:
     assert (await closed.http.get(f"/console/runs/{foreign}")).status_code == 404
     assert (await closed.http.get(f"/console/runs/{foreign}/feed")).status_code == 404
     assert (await closed.http.get(f"/console/approvals/{foreign}/c1-x")).status_code == 404
-    for action in ("pause", "resume", "cancel", "message"):
+    for part in ("fork", "beside", "earlier?before=step-1", f"withdrawn/{uuid.uuid4()}?reset=0r1.5"):
+        assert (await closed.http.get(f"/console/runs/{foreign}/{part}")).status_code == 404, part
+    actions = ("pause", "resume", "cancel", "message", "retry", "fork", "feedback/withdraw", "deliveries/d-1/redeliver")
+    for action in actions:
         refused = await post(closed, f"/console/runs/{foreign}/{action}", page=page, text="hello")
         assert refused.status_code == 404, action
     assert foreign not in (await closed.http.get("/console/runs")).text
@@ -312,7 +297,9 @@ async def test_what_a_key_may_not_do_is_neither_offered_nor_done(closed: Api) ->
     assert "/cancel" not in page.text
     assert "Start a run" not in (await closed.http.get("/console/runs")).text
     csrf = token(page)
-    for path in (f"runs/{run_id}/cancel", f"runs/{run_id}/pause", "start", "approvals/batch", f"approvals/{run_id}/c1"):
+    of_run = ("cancel", "pause", "fork", "feedback", "feedback/withdraw", "deliveries/d-1/redeliver")
+    others = ("start", "approvals/batch", f"approvals/{run_id}/c1")
+    for path in (*(f"runs/{run_id}/{action}" for action in of_run), *others):
         refused = await closed.http.post(f"/console/{path}", data={"csrf": csrf}, headers=ORIGIN)
         assert refused.status_code == 403, path
         assert "runs:read" in refused.text
@@ -426,6 +413,26 @@ async def test_a_failed_run_is_retried_by_its_button(api: Api) -> None:
 
 async def _completed(api: Api, run_id: str) -> bool:
     return bool((await api.get(f"/v1/runs/{run_id}"))["status"] == "completed")
+
+
+async def test_the_plan_is_beside_the_timeline(client: Client) -> None:
+    """What the model means to do and how far it is; without a plan there is no such card to be seen."""
+    steps = [{"step": "look <b>A-1</b> up", "status": "completed"}, {"step": "refund it", "status": "in_progress"}]
+    planned = in_turns(
+        wish(("update_plan", {"plan": steps}), ("refund", {"order": "A-1", "amount": 5})), answer("done")
+    )
+    api = Api(client, app=shop(plan=True))
+    async with api.http:
+        run_id = await api.start()
+        before = (await api.http.get(f"/console/runs/{run_id}")).text
+        async with api.worker(planned):
+            await api.approval(run_id)
+            after = (await api.http.get(f"/console/runs/{run_id}")).text
+
+    assert 'id="plan"' in before
+    assert "refund it" not in before
+    assert "look &lt;b&gt;A-1&lt;/b&gt; up" in after
+    assert re.search(r'class="in_progress" aria-current="step">refund it', after)
 
 
 async def test_what_was_said_is_text(api: Api) -> None:

@@ -41,7 +41,13 @@ async def test_ready_means_that_a_run_would_go_on(api: Api) -> None:
 
 async def test_what_is_down_is_named_and_since_when(client: Client, tmp_path: Path) -> None:
     """A moment stays while a thing is down; what runs can do without does not make the API unready."""
-    api = Api(client, settings=required(redis_url="redis://127.0.0.1:1", audit_url=(tmp_path / "none").as_uri()))
+    (tmp_path / "file").touch()
+    settings = required(
+        redis_url="redis://:hush@127.0.0.1:1",
+        audit_url=(tmp_path / "file" / "none").as_uri(),
+        oidc={"issuer": "http://127.0.0.1:1", "audience": "perdure"},
+    )
+    api = Api(client, settings=settings)
     async with api.http:
         first = await api.http.get("/readyz")
         second = await api.http.get("/readyz")
@@ -54,10 +60,10 @@ async def test_what_is_down_is_named_and_since_when(client: Client, tmp_path: Pa
             degraded = await eventually(ready, within=timedelta(seconds=10), what="a polling worker")
 
     assert first.status_code == 503
-    assert [one["name"] for one in first.json()["down"]][:2] == ["workers", "redis"]
+    assert [one["name"] for one in first.json()["down"]] == ["workers", "redis", "audit", "oidc"]
     assert first.json()["down"] == second.json()["down"]
-    assert degraded["down"][0] == first.json()["down"][1]
-    assert "127.0.0.1:1" not in str(degraded)
+    assert degraded["down"] == first.json()["down"][1:]
+    assert "hush" not in str(degraded)
 
 
 async def test_a_rate_that_no_worker_knows_is_told(api: Api) -> None:

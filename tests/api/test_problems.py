@@ -141,7 +141,10 @@ async def test_without_temporal_the_api_says_so(address: str) -> None:
             for path in ("/healthz", "/readyz", "/v1/agents", "/v1/runs", "/v1/runs/run-0", "/v1/approvals")
         }
         start = await http.post("/v1/runs", json={"agent": "tester", "input": "go"})
+        down = [(await http.get("/readyz")).json()["down"] for _ in range(2)]
 
+    assert [one["name"] for one in down[0]] == ["temporal"]
+    assert down[0][0]["since"] == down[1][0]["since"]
     assert statuses == {
         "/healthz": 200,
         "/readyz": 503,

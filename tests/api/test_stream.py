@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from temporalio.client import Client
@@ -14,30 +14,7 @@ from perdure.messages import Message
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.feeds import Feeds, Told
 from tests.api.conftest import Api, shop
-from tests.harness import SpeakingModel, answer, turn, wish
-
-Say = Callable[[str], None]
-
-
-class Stage:
-    """A model that says its lines when it is told to."""
-
-    def __init__(self, *lines: str) -> None:
-        self.lines = lines
-        self.cues = [asyncio.Event() for _ in lines]
-        self.curtain = asyncio.Event()
-
-    @property
-    def model(self) -> SpeakingModel:
-        """The model."""
-        return SpeakingModel(self._speak)
-
-    async def _speak(self, _: list[Message], say: Say) -> ProviderReply:
-        for line, cue in zip(self.lines, self.cues, strict=True):
-            await cue.wait()
-            say(line)
-        await self.curtain.wait()
-        return answer("".join(self.lines))
+from tests.harness import Say, SpeakingModel, Stage, answer, turn, wish
 
 
 @pytest.fixture
@@ -183,6 +160,31 @@ async def test_nothing_is_heard_of_an_agent_with_secret_arguments(client: Client
 
     assert "delta" not in [one.kind for one in told]
     assert "4711" not in "".join(one.data for one in told)
+
+
+async def test_a_slow_viewer_holds_nothing_up_and_misses_nothing(live: Api) -> None:
+    """Whoever takes nothing for a while finds no queue: all that was said meanwhile is one delta."""
+    stage = Stage(*(f"This is line {number}. " for number in range(100)))
+    async with live.worker(stage.model):
+        run_id = await live.start()
+        slow, quick = feeds(live).batches(run_id), feeds(live).follow(run_id)
+        stage.cues[0].set()
+        first: list[Told] = []
+        while "delta" not in [one.kind for one in first]:
+            first += await anext(slow)
+        for cue in stage.cues:
+            cue.set()
+        heard: list[Told] = []
+        while "line 90" not in text(heard):
+            heard += await until(quick, "delta")
+        rest = await anext(slow)
+        stage.curtain.set()
+        await until(quick, "run.ended")
+        await slow.aclose()
+
+    assert [one.kind for one in rest] == ["delta"]
+    assert "line 90" in text(first + rest)
+    assert "".join(stage.lines).startswith(text(first + rest))
 
 
 async def test_viewers_share_one_subscription(live: Api) -> None:

@@ -14,7 +14,8 @@ from temporalio.client import Client
 from perdure.deltas import MemoryBus
 from perdure.testing import eventually
 from tests.api.conftest import Api
-from tests.api.test_stream import Stage, feeds, until
+from tests.api.test_stream import feeds, until
+from tests.harness import Stage
 
 AT_ONCE = 25
 ONCE = 3

@@ -11,11 +11,18 @@ from datetime import timedelta
 import pytest
 import uvicorn
 from playwright.async_api import Browser, Page, expect
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 
+from perdure import Limits
+from perdure.activities import Finish
+from perdure.deltas import MemoryBus
+from perdure.messages import Message
 from perdure.testing import eventually
-from tests.api.conftest import Api
+from perdure_activities.providers.provider import ProviderReply
+from tests.api.conftest import Api, shop
 from tests.browser.conftest import PHONE, Visitor, visit
-from tests.harness import answer, in_turns, wish
+from tests.harness import SpeakingModel, Stage, answer, in_turns, turn, wish
 
 REFUND = wish(("refund", {"order": "A-1", "amount": 5}), text="I will refund it.")
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><hx-partial>"
@@ -73,6 +80,36 @@ async def test_a_run_is_watched_until_it_ends(api: Api, visitor: Visitor) -> Non
         await expect(visitor.page.locator("#outcome")).to_contain_text("It is paid.")
 
 
+async def test_words_appear_while_the_model_says_them(client: Client, visitor: Visitor) -> None:
+    """The text of a step grows on the page before the step ends, and is no longer there when its attempt has failed."""
+    first, second = Stage("Order A-1 ", "was lost", broken=True), Stage("It is ", "paid.")
+    attempts = iter((first, second))
+    api = Api(client, deltas=MemoryBus())
+    said = visitor.page.locator("#step-1-text")
+    async with (
+        api.http,
+        api.server() as (_, url, _),
+        api.worker(SpeakingModel(lambda messages, say: next(attempts).speak(messages, say))),
+    ):
+        run_id = await api.start(input="Is A-1 paid?")
+        await visitor.page.goto(f"{url}/console/runs/{run_id}")
+        await expect(visitor.page.locator("[data-live]")).to_have_text("Live")
+
+        first.cues[0].set()
+        await expect(said).to_have_text("Order A-1 ")
+        first.cues[1].set()
+        await expect(said).to_have_text("Order A-1 was lost")
+        first.curtain.set()
+        second.cues[0].set()
+        await expect(said).to_have_text("It is ")
+        await expect(visitor.page.locator("#status")).to_contain_text("running")
+
+        second.cues[1].set()
+        second.curtain.set()
+        await expect(visitor.page.locator("#status")).to_contain_text("completed")
+        await expect(said).to_have_text("It is paid.")
+
+
 async def test_a_run_is_paused_told_something_and_resumed(api: Api, visitor: Visitor) -> None:
     """The buttons act without loading the page anew, and what came of it appears in the timeline."""
     page = visitor.page
@@ -128,6 +165,106 @@ async def test_markup_that_was_said_does_nothing(api: Api, visitor: Visitor) -> 
         assert await page.locator("main img, main script, main b").count() == 0
 
 
+async def test_a_step_is_forked_and_both_runs_lead_to_the_other(api: Api, visitor: Visitor) -> None:
+    """From the step's own link, by a changed argument, to the new run, and back by the link on its page."""
+    page = visitor.page
+    async with (
+        api.server() as (_, url, _),
+        api.worker(in_turns(wish(("look", {"order": "A-1"})), answer("It is paid."))),
+    ):
+        run_id = await api.start()
+        await api.ended(run_id)
+        await page.goto(f"{url}/console/runs/{run_id}")
+        await page.locator("#step-2").get_by_role("link", name="Fork from step 2").click()
+        await page.get_by_label("order").fill("B-2")
+        await expect(page.locator("[data-change]:visible")).to_have_text("A-1 B-2")
+        await page.get_by_role("button", name="Fork").click()
+
+        await expect(page.locator("#step-2")).to_contain_text("B-2 is paid")
+        await expect(page.locator("#notice")).to_contain_text("at step 2")
+        fork = page.url.rpartition("/")[2]
+        await page.get_by_role("link", name=run_id).click()
+        await expect(page.get_by_role("link", name=fork)).to_be_visible()
+
+
+async def test_feedback_and_calls_under_way_appear_beside_the_timeline(api: Api, visitor: Visitor) -> None:
+    """They come by themselves, keep up to date while the run goes on, and what is said in them does nothing."""
+    page, broken = visitor.page, True
+
+    def script(messages: list[Message]) -> ProviderReply:
+        if broken:
+            raise ApplicationError(EVIL, type="model_overloaded")
+        return answer("It is paid.")
+
+    async with api.server() as (_, url, _), api.worker(script):
+        run_id = await api.start()
+        await page.goto(f"{url}/console/runs/{run_id}")
+        await expect(page.locator("#beside")).to_contain_text("attempt 2")
+        await expect(page.locator("#beside")).to_contain_text("<script>document.title")
+        broken = False
+        await expect(page.locator("#outcome")).to_contain_text("It is paid.")
+        await expect(page.locator("#beside")).not_to_contain_text("Under way")
+
+        await page.get_by_text("Say how good it was").click()
+        await page.get_by_label("Score").select_option("0.75")
+        await page.get_by_label("Comment").fill(EVIL)
+        await page.get_by_label("Your name").fill("ann")
+        await page.get_by_role("button", name="Keep it").click()
+        await expect(page.locator("#beside")).to_contain_text("0.75")
+        await expect(page.locator("#beside")).to_contain_text("<script>document.title")
+        assert "owned" not in await page.title()
+
+
+async def test_a_retry_while_the_page_was_cut_off_leaves_no_step_of_before(api: Api, visitor: Visitor) -> None:
+    """A page whose feed comes back after a retry has each step once, and what was withdrawn behind a fold."""
+    page, broken = visitor.page, True
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    looked = asyncio.Event()
+
+    async def script(messages: list[Message]) -> ProviderReply:
+        if turn(messages) == 0:
+            return wish(("look", {"order": "A-1"}), text="Let me see.")
+        await looked.wait()
+        return answer("", finish=Finish.REFUSAL, detail="no") if broken else answer("It is paid.")
+
+    async with api.worker(script):
+        run_id = await api.start()
+        async with listening(api, port) as url:
+            await page.goto(f"{url}/console/runs/{run_id}")
+            await expect(page.locator("#step-3")).to_be_visible()
+        looked.set()
+        await api.ended(run_id)
+        broken = False
+        (await api.http.post(f"/v1/runs/{run_id}/retry", json={"by": "ann"})).raise_for_status()
+        again = Api(api.temporal, app=api.app, settings=api.settings)
+        async with listening(again, port):
+            await expect(page.locator("#outcome")).to_contain_text("It is paid.")
+            assert await page.locator("#timeline > li.step").evaluate_all("all => all.map(one => one.id)") == [
+                "step-1",
+                "step-2",
+                "step-3",
+            ]
+            await page.get_by_text("Withdrawn by a retry").click()
+            await expect(page.locator(".past")).to_contain_text("Model")
+
+
+async def test_earlier_steps_of_a_long_run_are_fetched(client: Client, visitor: Visitor) -> None:
+    """The button puts a hundred more above the others, also for who uses the keyboard, until all are there."""
+    api, page = Api(client, app=shop(limits=Limits(max_steps=500))), visitor.page
+    calls = wish(*[("look", {"order": f"A-{place}"}) for place in range(124)])
+    async with api.http, api.server() as (_, url, _), api.worker(in_turns(calls, answer("Done."))):
+        run_id = await api.start()
+        await api.ended(run_id)
+        await page.goto(f"{url}/console/runs/{run_id}")
+        await expect(page.locator("#timeline > li.step")).to_have_count(100)
+        await page.keyboard.press("e")
+        await expect(page.locator("#timeline > li.step")).to_have_count(126)
+
+        assert await page.locator("#timeline > li.step").first.get_attribute("id") == "step-1"
+        await expect(page.locator("#earlier")).to_have_count(0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_pages_can_be_read_on_a_phone(api: Api, browser: Browser, scheme: str) -> None:
     """Nothing is wider than the screen, every control has a name, and texts stand out from what is behind them."""
@@ -141,11 +278,30 @@ async def test_pages_can_be_read_on_a_phone(api: Api, browser: Browser, scheme: 
         asked = await api.approval(run_id)
         page = visitor.page
         approval = f"approvals/{run_id}/{asked['approval_id']}"
-        for path in ("runs", f"runs/{run_id}", "approvals", approval, "start", "runs?status=failed&agent=none"):
-            await page.goto(f"{url}/console/{path}")
+        new = {"name": f"w{'w' * 60}", "run": {"agent": "tester", "input": long}, "when": {"cron": "0 9 1 1 *"}}
+        schedule = f"schedules/{(await api.http.post('/v1/schedules', json=new)).json()['schedule_id']}"
+        (await api.http.post(f"/v1/runs/{run_id}/feedback", json={"comment": long, "by": long[:60]})).raise_for_status()
+        for path in (
+            "runs",
+            f"runs/{run_id}",
+            f"runs/{run_id}/fork?step=2",
+            f"runs/{run_id}/beside",
+            "approvals",
+            "approvals?agent=none",
+            approval,
+            "start",
+            "runs?status=failed&agent=none",
+            "schedules",
+            schedule,
+            "agents",
+        ):
+            await page.goto(f"{url}/console/{path}", wait_until="networkidle" if path == "agents" else "load")
+            for summary in await page.locator("summary:visible").all():
+                await summary.click()
             assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
             assert await unnamed(page) == [], path
             assert await faint(page) == [], path
+        await api.http.delete(f"/v1/{schedule}")
 
 
 async def test_lists_and_help_work_by_keyboard(api: Api, visitor: Visitor) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from perdure.testing import eventually
 from tests.children import alive, descendants
 
-UP = timedelta(seconds=60)
+UP = timedelta(minutes=2)
 FREE_PORTS = ("--port", "0", "--ui-port", "0", "--api-port", "0")
 
 

@@ -10,7 +10,9 @@ import pytest
 from benchmarks.budget import against_a_cap
 from benchmarks.history import growth_exponent
 from benchmarks.report import Figure, Report
+from benchmarks.speaker import TOKENS_A_SECOND
 from benchmarks.stage import open_stage
+from benchmarks.stream import open_studio
 from perdure.contracts import RunStatus
 
 
@@ -66,3 +68,17 @@ async def test_a_budget_holds_while_workers_are_killed() -> None:
     assert crowd.standing.spent_usd == crowd.cost <= crowd.cap
     assert crowd.standing.reserved_usd == 0
     assert (crowd.view.waiting_runs, crowd.view.queued_runs) == (0, 0)
+
+
+@pytest.mark.e2e
+async def test_viewers_add_nothing_to_a_history() -> None:
+    """Who watches a model speak sees each word, and leaves no event behind, while approvals go through."""
+    async with open_studio() as studio:
+        unseen = await studio.show(seconds=3, viewers=0)
+        shown = await studio.show(seconds=3, viewers=5)
+
+    assert shown.added == 0
+    assert shown.events == unseen.events
+    assert len(shown.delays) == 5 * 3 * TOKENS_A_SECOND
+    assert min(shown.delays) > 0
+    assert len(shown.approvals) > 0

@@ -225,6 +225,31 @@ async def steered(client: Client) -> Handle:
     return handle
 
 
+async def planned(client: Client) -> Handle:
+    """A run that plans, gives something that is no plan, and plans anew beside a call."""
+    app = App()
+
+    @app.tool()
+    def find_order(order_id: str) -> str:
+        """Find an order."""
+        return f"{order_id} was delivered"
+
+    app.add(agent(tools=("find_order",), plan=True))
+    script = in_turns(
+        wish(("update_plan", {"plan": [{"step": "find the order", "status": "in_progress"}]})),
+        wish(("update_plan", {"plan": "find the order"})),
+        wish(
+            ("update_plan", {"plan": [{"step": "find the order", "status": "completed"}]}),
+            ("find_order", {"order_id": "1042"}),
+        ),
+        answer("It was delivered."),
+    )
+    async with serving(client, app, InProcessModel(script)) as settings:
+        handle = await start(client, app, settings, text="Where is order 1042?")
+        await handle.result()
+    return handle
+
+
 async def outage(client: Client) -> Handle:
     """A run whose second model answers at its first step, and none at its second, so that it apologises."""
     app, asked = App(), list[int]()
@@ -388,6 +413,7 @@ RECORDINGS: Final[dict[str, Recording]] = {
     "running": running,
     "continued": continued,
     "steered": steered,
+    "planned": planned,
     "outage": outage,
     "rated": rated,
     "notified": notified,

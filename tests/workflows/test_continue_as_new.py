@@ -6,14 +6,20 @@ import asyncio
 import base64
 import random
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
-from perdure import App, ScoredRun, ToolContext
+from perdure import App, ScoredRun, ToolContext, metrics, tracing
 from perdure.codec import data_converter
 from perdure.contracts import RunStatus
 from perdure.messages import Message, UserMessage
@@ -107,6 +113,42 @@ async def test_the_model_sees_the_whole_conversation(
     assert (await restless.client.count_workflows(f"WorkflowId = '{handle.id}'")).count > 2
     assert_valid(model.seen[-1])
     assert model.seen[-1][0] == UserMessage(text="read")
+
+
+async def test_a_run_of_many_executions_is_one_trace_and_counts_once(
+    restless: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither going on in a new execution nor replaying each workflow task makes a span or a number twice."""
+    spans, traces, numbers = InMemorySpanExporter(), TracerProvider(), InMemoryMetricReader()
+    traces.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(tracing, "tracer", traces.get_tracer("test"))
+    meter = MeterProvider(metric_readers=[numbers]).get_meter("test")
+    for name in ("runs_started", "runs_ended"):
+        monkeypatch.setattr(metrics, name, meter.create_counter(name))
+    app = reader(100)
+
+    async with serving(restless.client, app, InProcessModel(lambda messages: read_pages(8, messages))) as settings:
+        handle = await start(restless.client, app, settings)
+        await handle.result()
+
+    assert (await restless.client.count_workflows(f"WorkflowId = '{handle.id}'")).count > 2
+    found = spans.get_finished_spans()
+    assert Counter(span.name for span in found) == {
+        "chat scripted": 9,
+        "call_model": 9,
+        "execute_tool read": 8,
+        "run tester": 1,
+    }
+    assert len({span.context.trace_id for span in found if span.context}) == 1
+    data = numbers.get_metrics_data()
+    assert data is not None
+    counted = {
+        metric.name: sum(point.value for point in metric.data.data_points if isinstance(point, NumberDataPoint))
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert counted == {"runs_started": 1, "runs_ended": 1}
 
 
 async def test_another_worker_reads_the_conversation_from_every_execution(restless: WorkflowEnvironment) -> None:

@@ -29,7 +29,8 @@ from perdure_workers.ports import LOOPBACK, PortUse, chosen_port, require_free
 from perdure_workers.processes import Child, ProcessGroup
 from perdure_workers.signals import stop_signals, unless_stopped
 
-READY_TIMEOUT: Final = timedelta(seconds=60)
+READY_TIMEOUT: Final = timedelta(minutes=3)
+"""What each process gets to come up: a busy machine takes its time, and whoever does not want to wait has Ctrl-C."""
 STOP_MARGIN: Final = timedelta(seconds=5)
 """What a child gets beyond the worker's own grace before it is killed."""
 AUDIT_FOLDER: Final = "audit"

@@ -202,6 +202,7 @@ class AgentRun:
             denied=self._state.denied,
             reason="" if ending.error else ending.why,
             refusal=ending.refusal,
+            plan=self._state.plan,
         )
         self._publication.end(result)
         self._scorings.end(result, length=self._transcript.length)

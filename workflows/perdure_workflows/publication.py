@@ -57,6 +57,7 @@ class Publication:
             paused=self._steering.paused,
             steering=self._steering.records,
             output=self._result.output if self._result else None,
+            plan=self._state.plan,
             messages=messages,
         )
 

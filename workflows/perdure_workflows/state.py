@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from perdure.ledger.contracts import Raise, Used
     from perdure.messages import EMPTY_DIGEST, JsonObject, Message, ToolResult
     from perdure.oversight import ApprovalRecord, Decision, PendingApproval, SteeringRecord
+    from perdure.plan import PlannedStep
 
 
 class Call(BaseModel):
@@ -159,6 +160,8 @@ class RunState(BaseModel):
     """What a reply said before it was cut; the next one goes on from there."""
     rejected: bool = False
     """A human's no ends the run."""
+    plan: tuple[PlannedStep, ...] = ()
+    """What the model means to do, as it last said."""
     denied: dict[int, str] = Field(default_factory=dict)
     """Steps that the policy denied, with their rules, until history has them."""
 

@@ -14,8 +14,9 @@ with workflow.unsafe.imports_passed_through():
     from perdure.activities import STILL_RUNNING, TOOL_MISSING, ToolOutcome, call_tool, reconcile_call
     from perdure.contracts import cut
     from perdure.messages import ToolResult
+    from perdure.plan import NOTED, plan_of
     from perdure.secret_arguments import mask_arguments
-    from perdure.tool import ToolSpec
+    from perdure.tool import BuiltIn, ToolSpec
     from perdure_workflows.approvals import Approvals
     from perdure_workflows.calls import activity_input, described
     from perdure_workflows.cancellation import raise_if_cancelled
@@ -56,6 +57,8 @@ class ToolCalls:
         elif call.malformed is not None:
             said = "(not repeated, as some are secret)" if tool.secrets else call.malformed[:500]
             self._refuse(call, f"The arguments of {call.tool} are not a JSON object: {said}")
+        elif tool.built_in is BuiltIn.PLAN:
+            self._plan(call)
         elif await self._permitted(call, tool):
             outcome = await self._dispatch(call, tool)
             content = outcome.content
@@ -66,6 +69,14 @@ class ToolCalls:
             call.worker = "" if call.edited_by else outcome.worker
             if outcome.is_error:
                 self._state.totals = self._state.totals.with_tool_error()
+
+    def _plan(self, call: Call) -> None:
+        try:
+            self._state.plan = plan_of(call.arguments)
+        except ValueError as error:
+            self._refuse(call, f"This is no plan: {error}")
+        else:
+            call.result = ToolResult(call_id=call.provider_id, content=NOTED)
 
     def leave(self, calls: list[Call], *, why: str) -> None:
         """Answer what has no result and will get none, as the run ends."""

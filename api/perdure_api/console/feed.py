@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,14 +26,14 @@ from perdure_api.console.rendering import fragment, surroundings
 from perdure_api.console.story import Story
 from perdure_api.feeds import Feeds, Told
 from perdure_api.gateway import Gateway
-from perdure_api.live import event_source, until_over
+from perdure_api.live import event_source, until, until_over
 from perdure_api.runs import check_event_id
 
 log = structlog.get_logger(__name__)
 
 RETRY_MILLISECONDS: Final = 500
 TOGETHER_SECONDS: Final = 0.03
-"""Events that come within so short a time are one message."""
+"""After each message; what comes meanwhile is the next one."""
 OVER: Final = "over"
 """The message after which a browser does not come back."""
 
@@ -60,6 +61,10 @@ class _Page:
     surroundings: dict[str, Any]
     run: Any
     story: Story
+    _known: set[str] = field(default_factory=set)
+    """Keys of entries that it has by the events so far."""
+    _anew: bool = False
+    """Whether its whole timeline is to be replaced."""
     _spoken: dict[str, str] = field(default_factory=dict)
 
     def take(self, batch: list[Told], *, seen: EventId | None) -> dict[str, bool]:
@@ -72,12 +77,14 @@ class _Page:
             if told.id is None:
                 changed |= self._hear(told)
                 continue
-            had = set(self.story.keys)
-            touched = self.story.add(RUN_EVENT.validate_json(told.data))
-            for key in touched:
+            is_new = seen is None or told.id > seen
+            # Of what a retry withdraws the page may have steps that the story does not have.
+            self._anew = self._anew or (is_new and told.kind == "run.reset")
+            for key in self.story.add(RUN_EVENT.validate_json(told.data)):
                 self._spoken.pop(key, None)  # the event has all of it
-            if seen is None or told.id > seen:
-                changed |= {key: key in had for key in touched if key not in changed}
+                if is_new:
+                    changed.setdefault(key, key in self._known)
+                self._known.add(key)
         return changed
 
     def _hear(self, told: Told) -> dict[str, bool]:
@@ -89,11 +96,16 @@ class _Page:
             return {}
         key = f"step-{AttemptReset.model_validate_json(told.data).step}"
         self._spoken.pop(key, None)
-        return {key: True} if key in self.story.keys else {}
+        return {key: True} if key in self._known else {}
 
     def update(self, changed: dict[str, bool]) -> str:
         """Return what puts changed entries in their places, adds what was said, and brings the rest up to date."""
-        parts = [
+        if self._anew:
+            self._anew, changed = False, {}
+            parts = [self._render("feed_timeline.html", window=self.story.window())]
+        else:
+            parts = []
+        parts += [
             self._render("feed_entry.html", key=key, entry=self.story.entry(key), known=known)
             for key, known in changed.items()
         ]
@@ -113,56 +125,30 @@ async def _messages(
     page: _Page, request: Request, feeds: Feeds, after: str | None, *, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="the feed of a run's page", retry=RETRY_MILLISECONDS)
-    seen = EventId.parse(after) if after else None
-    greeted = False
-    try:
-        async for batch in _batches(feeds.follow(page.run.run_id), request, stopping=stopping):
-            changed = page.take(batch, seen=seen)
-            if not greeted and (seen is None or EventId.parse(page.story.last_id) >= seen):
-                # Whatever the page shows of what is under way may be older than the connection, its form's token too.
-                greeted, changed = True, dict.fromkeys(page.story.open_steps(), True) | changed
-            if not greeted:
-                continue
-            if all(told.id is None for told in batch):
-                yield ServerSentEvent(data=page.update(changed))
-            else:
-                yield ServerSentEvent(id=page.story.last_id, data=page.update(changed) + page.head())
-        if not stopping.is_set():
-            yield ServerSentEvent(event=OVER, data=OVER)
-    except PerdureError as error:
-        log.warning("run_feed_broke", run_id=page.run.run_id, error=str(error))
-
-
-async def _batches(
-    events: AsyncIterator[Told], request: Request, *, stopping: asyncio.Event
-) -> AsyncIterator[list[Told]]:
-    """Iterate over what is told, taking together what comes together, until the end or until it must stop."""
-    queue: asyncio.Queue[Told | None] = asyncio.Queue()
 
     async def ask() -> None:
         permit(await logged_in(request), Scope.RUNS_READ)
 
-    async def read() -> None:
-        async for told in events:
-            queue.put_nowait(told)
-
-    tasks = [asyncio.create_task(read()), asyncio.create_task(until_over(ask, stopping=stopping))]
-    for task in tasks:
-        task.add_done_callback(lambda _: queue.put_nowait(None))
+    seen = EventId.parse(after) if after else None
+    greeted = False
     try:
-        over = False
-        while not over:
-            together = [await queue.get()]
-            if together[0] is not None:
+        over = until_over(ask, stopping=stopping)
+        batches = feeds.batches(page.run.run_id)
+        async with aclosing(batches), aclosing(until(over, batches)) as ongoing:
+            async for batch in ongoing:
+                changed = page.take(batch, seen=seen)
+                if not greeted and (seen is None or EventId.parse(page.story.last_id) >= seen):
+                    # What the page shows of what is under way may be older than the connection, its form's token too.
+                    greeted, changed = True, dict.fromkeys(page.story.open_steps(), True) | changed
+                if not greeted:
+                    await asyncio.sleep(0)  # a long run's past does not hold the others up
+                    continue
+                if all(told.id is None for told in batch):
+                    yield ServerSentEvent(data=page.update(changed))
+                else:
+                    yield ServerSentEvent(id=page.story.last_id, data=page.update(changed) + page.head())
                 await asyncio.sleep(TOGETHER_SECONDS)
-            while not queue.empty():
-                together.append(queue.get_nowait())
-            over = None in together
-            if batch := [told for told in together if told is not None]:
-                yield batch
-        if tasks[0].done():
-            tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if not stopping.is_set():
+            yield ServerSentEvent(event=OVER, data=OVER)
+    except PerdureError as error:
+        log.warning("run_feed_broke", run_id=page.run.run_id, error=str(error))

@@ -39,7 +39,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(words.FILTERS)
-    made.globals.update(asset=_asset)
+    made.globals.update(asset=_asset, past=False)
     return made
 
 

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from perdure.settings import Settings
 from perdure_api.console.console_route import with_session
 from perdure_api.console.oidc_login import OidcLogin
-from perdure_api.console.pages import agents, approvals, login, run, runs, start, usage
+from perdure_api.console.pages import agents, approvals, beside, fork, login, run, runs, schedules, start, usage
 from perdure_api.console.rendering import STATIC, error_page
 from perdure_api.console.sessions import Sessions, home
 from perdure_api.rate_limits import limit
+from perdure_api.request_log import FRAMEWORK_TELEMETRY
 
 POLICY: Final = "; ".join(
     (
@@ -52,11 +53,11 @@ def console_site(settings: Settings, state: State) -> FastAPI:
         settings: Who may call, the secret of its cookies.
         state: The API's: gateway, feeds, access and limits are the same here.
     """
-    site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    site = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, telemetry=FRAMEWORK_TELEMETRY)
     site.state = state
     state.sessions = Sessions(settings)
     state.login = OidcLogin.of(settings)
-    for noun in (runs, run, approvals, start, usage, agents, login):
+    for noun in (runs, run, fork, beside, approvals, start, schedules, usage, agents, login):
         site.include_router(noun.router, dependencies=[Depends(limit)])
     site.add_api_route("/", _index, include_in_schema=False)
     site.mount("/static", StaticFiles(directory=STATIC))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -33,7 +34,11 @@ from perdure.events import (
     WorkerTrouble,
 )
 from perdure.figures import span
+from perdure.plan import PLAN_TOOL, PlannedStep, plan_of
 from perdure_api.console.words import money
+
+SHOWN: Final = 100
+"""Entries that a page has at once; more come when they are asked for."""
 
 Tone = Literal["plain", "good", "warn", "bad"]
 _DECIDED: Final = ("approval.approved", "approval.rejected", "approval.expired", "approval.withdrawn")
@@ -49,6 +54,17 @@ class Note:
     text: str = ""
     by: str = ""
     tone: Tone = "plain"
+    reset: RunReset | None = None
+    """What it tells of, if some of the run does not count any more."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Entries of a story that a page shows at once."""
+
+    entries: Sequence[tuple[str, Entry]]
+    earlier: int
+    """How many come before them."""
 
 
 Entry = Step | Note
@@ -65,6 +81,8 @@ class Story:
         self.held: RunHeld | None = None
         self.waiting: dict[str, ApprovalAsked] = {}
         """Questions to humans that are open, by their ids."""
+        self.plan: tuple[PlannedStep, ...] = ()
+        """What the model means to do, as it last said."""
         self._queued = False
         self._totals = Totals()
         self._log = StepLog()
@@ -76,11 +94,6 @@ class Story:
     def entries(self) -> list[tuple[str, Entry]]:
         """Steps and notes with their keys, in the order in which they came up."""
         return [(key, self.entry(key)) for key in self._order]
-
-    @property
-    def keys(self) -> Collection[str]:
-        """The keys of all entries."""
-        return self._order.keys()
 
     @property
     def status(self) -> RunStatus:
@@ -99,6 +112,15 @@ class Story:
         if self.ended is not None:
             return self.ended.totals
         return self._totals.model_copy(update={"steps": len(self._log.steps)})
+
+    def window(self, *, before: str = "") -> Window:
+        """Return the last entries, with all steps that go on, or the last ones before that of a key."""
+        keys = list(self._order)
+        end = keys.index(before) if before in self._order else len(keys)
+        start = max(0, end - SHOWN)
+        if end == len(keys) and (open_steps := self.open_steps()):
+            start = min(start, keys.index(open_steps[0]))
+        return Window([(key, self.entry(key)) for key in keys[start:end]], earlier=start)
 
     def entry(self, key: str) -> Entry:
         """Return the step or note of a key."""
@@ -150,6 +172,10 @@ class Story:
                 self._totals = self._totals.with_model_call(
                     event.usage, cost_usd=event.cost_usd, tool_calls=len(event.tool_calls)
                 )
+                for call in event.tool_calls:
+                    if call.tool == PLAN_TOOL.name:
+                        with suppress(ValueError):  # the run told the model so
+                            self.plan = plan_of(call.arguments)
 
 
 def _note(event: RunEvent) -> Note | None:
@@ -158,7 +184,8 @@ def _note(event: RunEvent) -> Note | None:
     if said is None:
         return None
     title, text, by, tone = said
-    return Note(f"note-{event.id.replace('.', '-')}", event.at, title, text, by, tone)
+    key = f"note-{event.id.replace('.', '-')}"
+    return Note(key, event.at, title, text, by, tone, event if isinstance(event, RunReset) else None)
 
 
 def _said(event: RunEvent) -> tuple[str, str, str, Tone] | None:
@@ -179,7 +206,7 @@ def _said(event: RunEvent) -> tuple[str, str, str, Tone] | None:
         case RunContinued():
             return "Continued in a new execution", "", "", "plain"
         case RunReset():
-            return "Went on from here once more", event.reason, "", "warn"
+            return "Went on from here once more", event.reason, event.by, "warn"
         case WorkerTrouble():
             return ("Worker lost" if event.kind == "worker.lost" else "Worker failed"), event.error, "", "bad"
         case SignalIgnored():
@@ -205,3 +232,17 @@ def _said_of_budget(event: RunEvent) -> tuple[str, str, str, Tone] | None:
         case BudgetDowngraded():
             return "Goes on with a cheaper model", event.model, "", "warn"
     return None
+
+
+def withdrawn(counting: Iterable[RunEvent], others: Iterable[RunEvent]) -> tuple[Story, list[tuple[str, Entry]]]:
+    """Return the story of an execution that a retry left behind, and of its entries those that do not count any more.
+
+    Args:
+        counting: Its events up to where the run went on.
+        others: Those behind.
+    """
+    story = Story(counting)
+    keys = dict.fromkeys(key for event in others for key in story.add(event))
+    entries = [(key, story.entry(key)) for key in keys]
+    # What was said to the run is said again, by Temporal, behind the reset.
+    return story, [(key, entry) for key, entry in entries if isinstance(entry, Step) or entry.reset is not None]

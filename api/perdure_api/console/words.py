@@ -9,7 +9,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from perdure.contracts import Totals, Usage
+from perdure.duration import written
 from perdure.figures import count, span
+from perdure.schedule import Timing
 
 
 def money(cost: Decimal | None) -> str:
@@ -91,6 +93,24 @@ def plain(name: object) -> str:
     return str(name).replace("_", " ")
 
 
+def timing(when: Timing) -> str:
+    """Return when a schedule starts runs: `0 9 * * MON-FRI (Europe/Berlin)`, `every 6h`."""
+    parts = [f"{', '.join(when.cron)} ({when.time_zone})"] if when.cron else []
+    if when.every is not None:
+        parts.append(f"every {written(when.every)}" + (f" + {written(when.offset)}" if when.offset else ""))
+    return "; ".join(parts)
+
+
+def share(part: float | None) -> str:
+    """Return a part from 0 to 1 in percent."""
+    return "–" if part is None else f"{100 * part:.1f}%"
+
+
+def seconds(time: float | None) -> str:
+    """Return a duration in seconds as people read it."""
+    return "–" if time is None else span(timedelta(seconds=time))
+
+
 def combined(values: dict[str, str], **more: str) -> dict[str, str]:
     """Return the values with more of them."""
     return values | more
@@ -111,4 +131,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "brief": brief,
     "call": call,
     "plain": plain,
+    "timing": timing,
+    "share": share,
+    "seconds": seconds,
 }

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 
 from perdure.principal import Scope
 from perdure_api.delivery_schemas import DeliveryList, RunDelivery
-from perdure_api.dependencies import Gateway, RunId
+from perdure_api.dependencies import DeliveryId, Gateway, RunId
 from perdure_api.problems import problems
 from perdure_api.scoped_route import ScopedRoute, requires
 
 router = APIRouter(route_class=ScopedRoute, prefix="/runs/{run_id}/deliveries", tags=["deliveries"])
-
-DeliveryId = Annotated[str, Path(pattern=r"^[0-9A-Za-z-]{1,100}$", description="The delivery's id.")]
 
 
 @router.get(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -18,7 +18,7 @@ from perdure.principal import Scope
 from perdure_api.access import authorise
 from perdure_api.dependencies import Gateway, RunId, SharedFeeds
 from perdure_api.feeds import Told
-from perdure_api.live import event_source, until_over
+from perdure_api.live import event_source, until, until_over
 from perdure_api.problems import problems
 from perdure_api.runs import check_event_id
 from perdure_api.schemas import Answer
@@ -94,26 +94,9 @@ async def _messages(
 
     try:
         over = until_over(ask, stopping=stopping)
-        async with aclosing(events), aclosing(_until(over, events)) as ongoing:
+        async with aclosing(events), aclosing(until(over, events)) as ongoing:
             async for told in ongoing:
                 yield ServerSentEvent(id=str(told.id) if told.id else None, event=told.kind, data=told.data)
     except PerdureError as error:
         # The client comes back with the last id it has, here or at another replica.
         log.warning("event_stream_broke", run_id=run_id, error=str(error))
-
-
-async def _until(over: Coroutine[Any, Any, None], events: AsyncIterator[Told]) -> AsyncGenerator[Told]:
-    """Iterate until it is over: an idle stream would hold a server up, and a cut one is an error to the client."""
-    stop = asyncio.create_task(over)
-    upcoming = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            await asyncio.wait({stop, upcoming}, return_when=asyncio.FIRST_COMPLETED)
-            if stop.done() or (event := upcoming.result()) is None:
-                return
-            yield event
-            upcoming = asyncio.ensure_future(anext(events, None))
-    finally:
-        stop.cancel()
-        upcoming.cancel()
-        await asyncio.gather(stop, upcoming, return_exceptions=True)

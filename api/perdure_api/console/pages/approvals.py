@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse
-from pydantic import ValidationError
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
 from starlette.responses import HTMLResponse, Response
 
 from perdure.approval import same_person
@@ -16,8 +15,9 @@ from perdure.errors import ConflictError, InvalidInputError, PerdureError
 from perdure.principal import Principal, Scope
 from perdure_api.console.argument_form import fields, read
 from perdure_api.console.console_route import ConsoleRoute
+from perdure_api.console.forms import done, filled, note, speaker
 from perdure_api.console.rendering import page
-from perdure_api.console.sessions import Session, home
+from perdure_api.console.sessions import home
 from perdure_api.dependencies import ApprovalId, Caller, Gateway, RunId
 from perdure_api.schemas import MAX_BATCH, BatchItem, DecisionRequest, InboxFilter, RunDetail
 from perdure_api.scoped_route import requires
@@ -25,11 +25,35 @@ from perdure_api.scoped_route import requires
 router = APIRouter(route_class=ConsoleRoute, prefix="/approvals")
 
 
+class Wanted(BaseModel):
+    """The filters as the form sends them: what is left empty lets every approval pass."""
+
+    tool: str = ""
+    agent: str = ""
+    role: str = ""
+    user: str = ""
+    kind: str = ""
+    org: str = ""
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """Those that are set."""
+        return {name: value.strip() for name, value in self.model_dump().items() if value.strip()}
+
+
 @router.get("", openapi_extra=requires(Scope.RUNS_READ))
-async def inbox(request: Request, gateway: Gateway, caller: Caller) -> HTMLResponse:
+async def inbox(wanted: Annotated[Wanted, Query()], request: Request, gateway: Gateway, caller: Caller) -> HTMLResponse:
     """Show what waits for a human, the oldest first."""
-    asked = await gateway.approvals.pending(InboxFilter())
-    return page(request, "inbox.html", asked=[(one, _hindrance(one, caller)) for one in asked])
+    asked = await gateway.approvals.pending(filled(InboxFilter, wanted.filters))
+    agents = gateway.agents.list()
+    return page(
+        request,
+        "inbox.html",
+        asked=[(one, _hindrance(one, caller)) for one in asked],
+        wanted=wanted,
+        agents=sorted({agent.name for agent in agents}),
+        tools=sorted({tool.name for agent in agents for tool in agent.tools}),
+    )
 
 
 @router.get("/{run_id}/{approval_id}", openapi_extra=requires(Scope.RUNS_READ))
@@ -44,30 +68,20 @@ async def show(
 async def decide_many(request: Request, gateway: Gateway, caller: Caller) -> Response:
     """Decide on all that are selected in the same way; each counts by itself."""
     form = await request.form()
-    who = _who(request, caller, form)
+    who = speaker(request, caller, form.get("decided_by"))
     chosen = [str(value).partition("/") for value in form.getlist("chosen")][:MAX_BATCH]
-    try:
-        items = [
-            BatchItem.model_validate(
-                {
-                    "run_id": run_id,
-                    "approval_id": approval_id,
-                    "decision": form.get("decision"),
-                    "reason": form.get("reason") or "",
-                    "decided_by": who,
-                }
-            )
-            for run_id, _, approval_id in chosen
-        ]
-    except ValidationError as error:
-        raise InvalidInputError(_explained(error)) from error
+    decision = {"decision": form.get("decision"), "reason": form.get("reason") or "", "decided_by": who}
+    items = [
+        filled(BatchItem, {"run_id": run_id, "approval_id": approval_id, **decision})
+        for run_id, _, approval_id in chosen
+    ]
     outcomes = await gateway.approvals.decide_many(items)
     problems = [str(outcome) for outcome in outcomes if isinstance(outcome, PerdureError)]
     counted = len(outcomes) - len(problems)
     notice = (
         " · ".join([f"{counted} of {len(outcomes)} decisions counted", *problems]) if items else "Select some first."
     )
-    return _back(request, f"{home(request)}/approvals", notice, failed=bool(problems) or not items)
+    return done(request, f"{home(request)}/approvals", notice, failed=bool(problems) or not items)
 
 
 @router.post("/{run_id}/{approval_id}", openapi_extra=requires(Scope.APPROVALS_DECIDE), operation_id="decide")
@@ -81,12 +95,12 @@ async def decide(
             run_id, approval_id, await _decision(request, gateway, caller, run_id, approval_id)
         )
     except (InvalidInputError, ConflictError) as error:
-        request.state.session = request.state.session.model_copy(update={"notice": str(error), "failed": True})
+        note(request, str(error), failed=True)
         return await _show(request, gateway, caller, run_id, approval_id, sent=form, status=HTTPStatus.CONFLICT)
     word = "Approved" if decided.decision == "approve" else "Rejected"
     if decided.missing:
         word += f"; {decided.missing} more must approve"
-    return _back(request, f"{home(request)}/runs/{run_id}", f"{word}.")
+    return done(request, f"{home(request)}/runs/{run_id}", f"{word}.")
 
 
 async def _decision(
@@ -98,7 +112,7 @@ async def _decision(
         "decision": form.get("decision"),
         "reason": form.get("reason") or "",
         "digest": form.get("digest"),
-        "decided_by": _who(request, caller, form),
+        "decided_by": speaker(request, caller, form.get("decided_by")),
     }
     if given["decision"] == "approve" and asked is not None:
         for name in ("outcome", "result", "amount_usd", "grant"):
@@ -108,10 +122,7 @@ async def _decision(
             arguments = read(form, asked.arguments, gateway.agents.argument_schema(asked.tool))
             if arguments != asked.arguments:
                 given["arguments"] = arguments
-    try:
-        return DecisionRequest.model_validate(given)
-    except ValidationError as error:
-        raise InvalidInputError(_explained(error)) from error
+    return filled(DecisionRequest, given)
 
 
 async def _show(
@@ -158,26 +169,3 @@ def _hindrance(asked: Any, caller: Principal) -> str:
     if any(same_person(caller.user, vote.by) for vote in asked.votes):
         return "You have approved already; others must as well."
     return ""
-
-
-def _who(request: Request, caller: Principal, form: Mapping[str, object]) -> str | None:
-    """Return who decides: who is logged in, or while nobody has to, who they say they are."""
-    if caller.authenticated:
-        return caller.user
-    session: Session = request.state.session
-    name = str(form.get("decided_by") or "").strip()
-    if name and name != session.name:
-        request.state.session = session.model_copy(update={"name": name[:100]})
-    return name or None
-
-
-def _back(request: Request, address: str, notice: str, *, failed: bool = False) -> Response:
-    request.state.session = request.state.session.model_copy(update={"notice": notice[:1500], "failed": failed})
-    return RedirectResponse(address, status_code=HTTPStatus.SEE_OTHER)
-
-
-def _explained(error: ValidationError) -> str:
-    return "; ".join(
-        f"{problem['loc'][0] if problem['loc'] else 'form'}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
-    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse
 
 from perdure.contracts import RunStatus
-from perdure.errors import InvalidInputError
 from perdure.principal import Scope
 from perdure_api.console.console_route import ConsoleRoute
+from perdure_api.console.forms import filled
 from perdure_api.console.rendering import page
 from perdure_api.dependencies import Gateway
 from perdure_api.schemas import RunFilter
@@ -41,12 +41,7 @@ class Wanted(BaseModel):
 @router.get("", openapi_extra=requires(Scope.RUNS_READ))
 async def list_runs(wanted: Annotated[Wanted, Query()], request: Request, gateway: Gateway) -> HTMLResponse:
     """Show a page of runs, the newest first."""
-    try:
-        filters = RunFilter.model_validate(wanted.filters)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        message = problem["msg"].removeprefix("Value error, ")
-        raise InvalidInputError(f"the filter {problem['loc'][-1]} {message}") from error
+    filters = filled(RunFilter, wanted.filters)
     found = await gateway.runs.list(filters, limit=PAGE, page_token=wanted.page_token or None)
     return page(
         request,

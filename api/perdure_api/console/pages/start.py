@@ -8,12 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse
-from pydantic import ValidationError
 from starlette.responses import HTMLResponse, Response
 
 from perdure.errors import InvalidInputError
 from perdure.principal import Scope
 from perdure_api.console.console_route import ConsoleRoute
+from perdure_api.console.forms import filled, note
 from perdure_api.console.rendering import page
 from perdure_api.console.sessions import home
 from perdure_api.dependencies import Gateway
@@ -36,7 +36,7 @@ async def start(request: Request, gateway: Gateway) -> Response:
     try:
         started = await gateway.runs.start(_read(form), idempotency_key=str(form.get("once") or "") or None)
     except InvalidInputError as error:
-        request.state.session = request.state.session.model_copy(update={"notice": str(error), "failed": True})
+        note(request, str(error), failed=True)
         return _page(request, gateway, form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
     return RedirectResponse(f"{home(request)}/runs/{started.run_id}", status_code=HTTPStatus.SEE_OTHER)
 
@@ -53,9 +53,4 @@ def _read(form: dict[str, Any]) -> NewRun:
     given |= {name: form[name] for name in ("user", "session_id", "org", "priority") if form.get(name)}
     limits = {name: form[name] for name in ("max_steps", "max_cost_usd") if form.get(name)}
     given |= {"limits": limits} if limits else {}
-    try:
-        return NewRun.model_validate(given)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise InvalidInputError(f"{place}: {problem['msg'].removeprefix('Value error, ')}") from error
+    return filled(NewRun, given)

@@ -25,6 +25,8 @@
     x: select,
     n: () => document.querySelector("[data-start]")?.click() ?? location.assign(`${home}/start`),
     m: () => focus("[data-message]"),
+    f: () => (document.activeElement.closest("[data-item]")?.querySelector("a[href*='/fork?']") ?? document.querySelector("[data-fork]"))?.click(),
+    e: () => document.querySelector("[data-earlier]")?.click(),
     "/": () => focus(".filters select, .filters input"),
     "?": () => help.showModal(),
   };

@@ -17,7 +17,7 @@ from perdure.errors import ConfigurationError
 from perdure.metrics_export import MetricsExport
 from perdure.personal_data import load_redactor
 from perdure.settings import Settings, load_settings
-from perdure.telemetry import configure_logging, configure_tracing, shut_tracing_down
+from perdure.telemetry import configure_logging, traced
 from perdure_api.application import create_app
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
@@ -38,7 +38,6 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
     settings = load_settings(app=app, api_host=host, api_port=port)
     settings.check_exposure()
     configure_logging(settings)
-    configure_tracing("perdure-api", redactor=load_redactor(settings))
     metrics = MetricsExport() if settings.metrics else None
     client = await connect(settings, address=address, lazy=True)
     config = uvicorn.Config(
@@ -49,6 +48,7 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
         server_header=False,
     )
     async with AsyncExitStack() as held:
+        await held.enter_async_context(traced("perdure-api", redactor=load_redactor(settings)))
         if metrics is not None:
             await held.enter_async_context(metrics.running())
         listener, stop = held.enter_context(_listener(settings)), held.enter_context(stop_signals())
@@ -61,7 +61,6 @@ async def serve_api(*, app: str | None, address: str | None, host: str | None, p
         server.handle_exit(signal.SIGTERM, None)
         stopping.cancel()
         await serving
-        await asyncio.to_thread(shut_tracing_down)
         log.info("api_stopped")
 
 

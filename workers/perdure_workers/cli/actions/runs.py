@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.text import Text
 from perdure.contracts import RunError, RunStatus
 from perdure.errors import InvalidInputError
 from perdure.figures import span
+from perdure.plan import PlanStatus
 from perdure_api.runs import Runs
 from perdure_api.schemas import PendingCall, RunDetail, RunFilter, RunSummary
 from perdure_workers import timeline
@@ -22,6 +24,8 @@ from perdure_workers.cli.actions.output import console, print_json
 from perdure_workers.plain_text import line, money
 
 PAGE = 100
+PLANNED: Final = {PlanStatus.PENDING: "[ ]", PlanStatus.IN_PROGRESS: "[>]", PlanStatus.COMPLETED: "[x]"}
+"""How a part of a plan is marked."""
 _STATUS = 2
 _RIGHT = (3, 4, 5)
 """Columns of the list: the status, and those that are numbers."""
@@ -141,6 +145,10 @@ def print_state(detail: RunDetail, out: Console) -> None:
             out.print(Text(f"\n{_again(call, call.last_failure)}", style="yellow"), soft_wrap=True)
     if detail.paused:
         out.print(f"\npaused; go on with: perdure runs resume {detail.run_id}", style="bold yellow", soft_wrap=True)
+    if detail.plan:
+        out.print()
+        for planned in detail.plan:
+            out.print(Text(f"{PLANNED[planned.status]} {line(planned.step)}"), soft_wrap=True)
     if detail.pending_approvals:
         out.print()
         print_pending([(detail.run_id, approval) for approval in detail.pending_approvals], out)

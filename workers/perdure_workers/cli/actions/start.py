@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from perdure.errors import InvalidInputError
 from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
+from perdure.telemetry import traced
 from perdure_api.gateway import Gateway
 from perdure_api.schemas import NewRun, StartedRun
 from perdure_workers.cli.actions.connection import connected, operator
@@ -50,14 +51,15 @@ async def start(order: Order, *, wait: bool, as_json: bool, app: str | None, add
     new = new_run(order)
     settings = load_settings(app=app)
     loaded = load_here(settings)
-    async with connected(settings, address=address) as client:
+    redactor = load_redactor(settings)
+    async with connected(settings, address=address) as client, traced("perdure", redactor=redactor):
         gateway = Gateway(client, loaded, settings, principal=operator())
         started = await gateway.runs.start(new, idempotency_key=order.key)
         if not wait:
             _print_started(started, as_json=as_json)
             return None
         console(stderr=True).print(f"run {started.run_id}", soft_wrap=True)
-        return await wait_for(client, started.run_id, redactor=load_redactor(settings), as_json=as_json)
+        return await wait_for(client, started.run_id, redactor=redactor, as_json=as_json)
 
 
 def new_run(order: Order) -> NewRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from contextlib import AsyncExitStack
 
@@ -13,7 +12,7 @@ from perdure.errors import NoWorkerError
 from perdure.metrics_export import MetricsExport
 from perdure.personal_data import load_redactor
 from perdure.settings import load_settings
-from perdure.telemetry import configure_logging, configure_tracing, shut_tracing_down
+from perdure.telemetry import configure_logging, traced
 from perdure_api.pollers import polls
 from perdure_workers.loading import load_here
 from perdure_workers.signals import stop_signals
@@ -30,14 +29,13 @@ async def serve_worker(*, app: str | None, address: str | None) -> None:
     """
     settings = load_settings(app=app)
     configure_logging(settings)
-    configure_tracing("perdure-worker", redactor=load_redactor(settings))
     async with AsyncExitStack() as held:
+        await held.enter_async_context(traced("perdure-worker", redactor=load_redactor(settings)))
         if settings.metrics_address is not None:
             port = await held.enter_async_context(MetricsExport().served(settings.metrics_address))
             log.info("metrics_served", port=port)
         stop = held.enter_context(stop_signals())
         await run_worker(load_here(settings), settings, stop=stop, address=address)
-    await asyncio.to_thread(shut_tracing_down)
 
 
 async def check_worker(*, address: str | None) -> None:
