@@ -10,6 +10,8 @@
 #   COPY . /src/my-agents
 #   RUN pip install --no-cache-dir /src/my-agents
 #   USER 10001:10001
+#   ARG BUILD_ID=
+#   ENV PERDURE_BUILD_ID=$BUILD_ID
 
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
@@ -47,3 +49,6 @@ USER root
 RUN --mount=type=bind,from=build,source=/wheels/support-desk,target=/wheels \
     pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 USER 10001:10001
+# Which build this is, as a commit's hash; empty, as by default, workers are not versioned.
+ARG BUILD_ID=
+ENV PERDURE_BUILD_ID=$BUILD_ID

@@ -17,7 +17,7 @@ export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test check lint format bench screenshots up down lock clean
+.PHONY: help setup demo dev test check lint format bench screenshots up down ramp lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ up: ## Build and start the cluster of docker-compose.temporal.yml (ENV_FILE=.env
 
 down: ## Stop the cluster; its volumes stay
 	$(COMPOSE) down
+
+ramp: setup ## Verify production's histories with this code, then have PERCENT of new runs go to BUILD
+	@test -n "$(BUILD)" && test -n "$(PERCENT)" || { echo "make ramp BUILD=… PERCENT=…" >&2; exit 2; }
+	$(BIN)/perdure verify-histories --require $(or $(REQUIRE),1)
+	$(BIN)/perdure deployments ramp $(BUILD) --percent $(PERCENT) --yes
 
 lock: setup ## Renew the lock files from pyproject.toml
 	$(COMPILE) --upgrade --extra dev --extra pii $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock

@@ -118,3 +118,13 @@ def test_wrong_keys_stop_the_program_and_stay_secret(
 
     told = "".join(traceback.format_exception(raised.value))
     assert not any(key[:16] in told for key in (A, B))
+
+
+def test_an_image_that_was_built_without_a_build_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is there and empty, and workers are not versioned; what Temporal could not take is refused."""
+    monkeypatch.setenv("PERDURE_BUILD_ID", "")
+    monkeypatch.setenv("PERDURE_DEPLOYMENT_NAME", "")
+
+    assert (load_settings().deployment_name, load_settings().build_id) == (None, None)
+    with pytest.raises(SettingsError, match="PERDURE_DEPLOYMENT_NAME"):
+        load_settings(deployment_name="my.shop")

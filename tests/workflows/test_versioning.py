@@ -18,6 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from perdure import App
 from perdure.codec import data_converter
+from perdure.encryption import Keyring, new_key
 from perdure.errors import InvalidInputError, SettingsError
 from perdure.ledger.contracts import ledger_id
 from perdure.messages import Message
@@ -313,6 +314,37 @@ async def test_a_build_that_nobody_serves_cannot_be_made_current(
 
         with pytest.raises(InvalidInputError, match=r"no build 'v2'.* known are v1"):
             await fleet.deployments.ramp(fleet.name, "v2", percent=10)
+
+
+async def test_a_stuck_run_is_moved_to_a_fixed_build(client: Client) -> None:
+    """A build that cannot decode what the run was given fails each of its tasks; another one goes on with it."""
+    key = new_key()
+    config = client.config(active_config=True)
+    config["data_converter"] = data_converter(keyring=Keyring({"a": key}))
+    secret = Client(**config)
+    fleet = Fleet(client)
+    keyed: dict[str, Any] = {"client": secret, "encryption_keys": {"a": key}}
+    async with fleet.serving("v1", **keyed):
+        await fleet.set_current("v1")
+        run = await start(secret, fleet.app("any"), fleet.settings)
+        await pending(run)
+    async with fleet.serving("v1"), fleet.serving("v2", **keyed):
+        await fleet.approve(run)
+
+        async def stuck() -> bool:
+            return (await run.describe()).raw_description.pending_workflow_task.attempt > 1
+
+        await eventually(stuck, within=SOON, what="the failing task")
+        await fleet.deployments.wait_for(fleet.name, "v2")
+        [found] = await fleet.deployments.open_runs(f"WorkflowId = '{run.id}'")
+        await fleet.deployments.move(run.id, name=fleet.name, build_id="v2")
+        async with asyncio.timeout(SOON.total_seconds()):
+            result = await run.result()
+        moved = await fleet.build_of(run.id)
+
+    assert found.build_id == "v1"
+    assert result.output == "paid by v2, told by v2"
+    assert moved == ("v2", VersioningBehavior.VERSIONING_BEHAVIOR_PINNED)
 
 
 @pytest.mark.parametrize("half", [{"deployment_name": "shop"}, {"build_id": "v1"}])

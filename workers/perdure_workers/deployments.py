@@ -25,6 +25,7 @@ from temporalio.api.workflowservice.v1 import (
     UpdateWorkflowExecutionOptionsRequest,
 )
 from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.contracts import WORKFLOW_NAME
@@ -36,6 +37,8 @@ ROUTED_WITHIN: Final = timedelta(seconds=10)
 """A build is known a second or two after its first worker has begun to poll, and task queues learn of it as late."""
 PAUSE: Final = 0.5
 
+_VERSION: Final = SearchAttributeKey.for_keyword("TemporalWorkerDeploymentVersion")
+"""What a run is pinned to, `deployment:build`, as visibility has it."""
 QueueNames = tuple[tuple[str, int], ...]
 BuildStatus = Literal["current", "ramping", "draining", "drained", "inactive"]
 _STATUSES: Final[dict[WorkerDeploymentVersionStatus.ValueType, BuildStatus]] = {
@@ -162,7 +165,7 @@ class Deployments:
         """
         running = f"WorkflowType = '{WORKFLOW_NAME}' AND ExecutionStatus = 'Running'"
         return [
-            PinnedRun(run_id=row.id, build_id=row.raw_info.versioning_info.deployment_version.build_id)
+            PinnedRun(run_id=row.id, build_id=(row.typed_search_attributes.get(_VERSION) or "").partition(":")[2])
             async for row in self._client.list_workflows(f"{running} AND ({query})", rpc_timeout=RPC_TIMEOUT)
             if row.status is WorkflowExecutionStatus.RUNNING
         ]

@@ -84,7 +84,9 @@ def perdure_command(*arguments: str) -> list[str]:
 
 def child_environment(server: DevServer) -> dict[str, str]:
     """Return the environment in which a child of ours reaches this server, whatever server ours is set to."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
+    # A build that is set for a deployment would get no run of this server, where nobody makes it current.
+    foreign = ("TEMPORAL_", "PERDURE_DEPLOYMENT_NAME", "PERDURE_BUILD_ID")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     ui = {"PERDURE_UI_URL": server.ui_url} if server.ui_url else {}
     return {
         "PERDURE_LOG_FORMAT": "console",

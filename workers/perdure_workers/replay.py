@@ -127,7 +127,7 @@ async def replay(
     )
 
 
-class _Trace(Interceptor):
+class Trace(Interceptor):
     """Records which activities the code starts, and lets the debugger in."""
 
     def __init__(self, debugger: StepDebugger | None) -> None:
@@ -164,16 +164,16 @@ class _Trace(Interceptor):
 async def _replay_execution(
     history: WorkflowHistory, *, execution: int, debugger: StepDebugger | None
 ) -> Departure | None:
-    if not any(event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED for event in history.events):
-        return None  # the run's code has not had its turn yet, and a replayer would wait for it
-    trace = _Trace(debugger)
+    if not has_begun(history):
+        return None
+    trace = Trace(debugger)
     replayer = Replayer(
         workflows=[AgentRun],
         data_converter=data_converter(),
         interceptors=[trace],
         workflow_runner=UnsandboxedWorkflowRunner() if debugger else strict(),
         debug_mode=debugger is not None,
-        runtime=_quiet_runtime(),
+        runtime=quiet_runtime(),
     )
     tracer = sys.gettrace()
     try:
@@ -181,10 +181,18 @@ async def _replay_execution(
     finally:
         sys.settrace(tracer)
     failure = result.replay_failure
-    return None if failure is None else _departure(history, execution, failure, trace)
+    return None if failure is None else departure_of(history, failure, trace, execution=execution)
 
 
-def _departure(history: WorkflowHistory, execution: int, failure: Exception, trace: _Trace) -> Departure:
+def departure_of(history: WorkflowHistory, failure: Exception, trace: Trace, *, execution: int = 0) -> Departure:
+    """Return where and why a replay failed.
+
+    Args:
+        history: What was replayed.
+        failure: How that ended.
+        trace: Saw which activities the code started.
+        execution: Which execution of its run this is.
+    """
     found = _MESSAGE.search(str(failure))
     message = _CODE.sub("", found[1].replace('\\"', '"').replace("\\n", "\n") if found else str(failure))
     event = _departed_event(history, message, trace) if isinstance(failure, NondeterminismError) else None
@@ -198,11 +206,16 @@ def _departure(history: WorkflowHistory, execution: int, failure: Exception, tra
         event_type=_type_name(event),
         step=_step_of(started) if started else _step_at(history, event.event_id),
         message=message,
-        instead=f"{started.activity} for step {_step_of(started)}" if started else "",
+        instead=_named(started) if started else "",
     )
 
 
-def _departed_event(history: WorkflowHistory, message: str, trace: _Trace) -> HistoryEvent | None:
+def _named(started: StartActivityInput) -> str:
+    step = _step_of(started)
+    return started.activity if step is None else f"{started.activity} for step {step}"
+
+
+def _departed_event(history: WorkflowHistory, message: str, trace: Trace) -> HistoryEvent | None:
     """Find the event: Temporal names it, or else it is the first call that history has otherwise than the code."""
     if named := _EVENT.search(message):
         return next((event for event in history.events if event.event_id == int(named[1])), None)
@@ -213,7 +226,7 @@ def _departed_event(history: WorkflowHistory, message: str, trace: _Trace) -> Hi
     return None
 
 
-def _started_instead(history: WorkflowHistory, event: HistoryEvent, trace: _Trace) -> StartActivityInput | None:
+def _started_instead(history: WorkflowHistory, event: HistoryEvent, trace: Trace) -> StartActivityInput | None:
     """Return the activity that the code starts where history has this event."""
     before = sum(
         earlier.HasField("activity_task_scheduled_event_attributes")
@@ -224,7 +237,9 @@ def _started_instead(history: WorkflowHistory, event: HistoryEvent, trace: _Trac
 
 
 def _step_at(history: WorkflowHistory, event_id: int) -> int | None:
-    """Return the step that the run was at with that event."""
+    """Return the step that the run was at with that event; None of other workflows, which have no steps."""
+    if type_of(history) != WORKFLOW_NAME:
+        return None
     steps = [
         event.step
         for event in project([history])
@@ -233,8 +248,18 @@ def _step_at(history: WorkflowHistory, event_id: int) -> int | None:
     return steps[-1] if steps else None
 
 
+def has_begun(history: WorkflowHistory) -> bool:
+    """Whether the workflow's code has had its turn; a replayer would wait for one that has not."""
+    return any(event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED for event in history.events)
+
+
+def type_of(history: WorkflowHistory) -> str:
+    """Return the type of the workflow that the history is of."""
+    return history.events[0].workflow_execution_started_event_attributes.workflow_type.name
+
+
 def _check(history: WorkflowHistory) -> None:
-    kind = history.events[0].workflow_execution_started_event_attributes.workflow_type.name
+    kind = type_of(history)
     if kind != WORKFLOW_NAME:
         raise HistoryFileError(
             f"this is the history of a workflow of type {kind!r}; an agent run's is {WORKFLOW_NAME!r}"
@@ -251,6 +276,6 @@ def _type_name(event: HistoryEvent) -> str:
 
 
 @lru_cache(maxsize=1)
-def _quiet_runtime() -> Runtime:
+def quiet_runtime() -> Runtime:
     """Return a runtime that does not log: what goes wrong in a replay is in its report."""
     return Runtime(telemetry=TelemetryConfig(logging=None))

@@ -9,6 +9,7 @@ import typer
 from perdure_workers.cli.agents import agents
 from perdure_workers.cli.approvals import approvals
 from perdure_workers.cli.audit import audit
+from perdure_workers.cli.deployments import deployments
 from perdure_workers.cli.encryption import encryption
 from perdure_workers.cli.ending import leave
 from perdure_workers.cli.grants import grants
@@ -37,6 +38,7 @@ application.add_typer(schedules, name="schedules", rich_help_panel="Start")
 application.add_typer(audit, name="audit", rich_help_panel="Look and decide")
 application.add_typer(agents, name="agents", rich_help_panel="Look and decide")
 application.add_typer(keys, name="keys", rich_help_panel="Govern")
+application.add_typer(deployments, name="deployments", rich_help_panel="Set up")
 application.add_typer(replaying)
 application.add_typer(using)
 application.add_typer(encryption, name="encryption", rich_help_panel="Set up")

@@ -1,4 +1,4 @@
-"""Declares `replay`."""
+"""Declares `replay`, for one run, and `verify-histories`, for many."""
 
 from __future__ import annotations
 
@@ -73,3 +73,37 @@ def replay(
         save_test=save_test,
     )
     execute(replay_what_if(run, question, as_json=as_json, address=address))
+
+
+@replaying.command("verify-histories", rich_help_panel="Look and decide")
+def verify_histories(
+    sample: Annotated[int, typer.Option(min=1, metavar="N", help="Replay so many.")] = 100,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Those that are open, or ended within this time.")] = "7d",
+    query: Annotated[
+        str,
+        typer.Option(
+            metavar="FILTER",
+            help="Only those that pass this list filter of Temporal's: \"PerdureAgent = 'support'\".",
+            show_default=False,
+        ),
+    ] = "",
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Replay the files of this folder, without a server."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write the histories here, in plain text.", show_default=False),
+    ] = None,
+    require: Annotated[int, typer.Option(min=0, metavar="N", help="Fail if fewer were found.")] = 0,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Replay a sample of production's histories with this code, before it is deployed; fail if it departs from one.
+
+    The sample has some of each workflow, agent, version and state, and not only the newest.
+    """
+    from perdure_workers.cli.actions.verification import Sample, verify_histories
+
+    chosen = Sample(count=sample, since=since, query=query, source=source)
+    execute(verify_histories(chosen, out=out, require=require, as_json=as_json, address=address))
