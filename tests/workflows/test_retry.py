@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
@@ -273,6 +278,52 @@ async def test_an_approval_that_nobody_gave_in_time_is_asked_for_again(client: C
 
     assert result.output == "Done."
     assert sorted(made) == ["look", "pay"]
+
+
+async def test_a_decision_that_a_reset_brings_before_its_question_counts(client: Client) -> None:
+    """Whoever resets a run, by Temporal's own means, to where it asks: the answer that was given is good again."""
+    app = App()
+
+    @app.tool(approval="ask")
+    def look(order: str) -> str:
+        """Look an order up."""
+        return f"{order} is paid"
+
+    app.add(agent(tools=("look",)))
+    script = in_turns(wish(("look", {"order": "o1"})), answer("Done."))
+    async with serving(client, app, InProcessModel(script), cached_runs=100) as settings:
+        handle = await start(client, app, settings)
+        [asked] = await pending(handle)
+        await handle.signal("approve", {"approval_id": asked.approval_id, "decided_by": "ann"})
+        await handle.result()
+        await client.workflow_service.reset_workflow_execution(
+            ResetWorkflowExecutionRequest(
+                namespace=client.namespace,
+                workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or ""),
+                workflow_task_finish_event_id=_asked_in((await handle.fetch_history()).events),
+                request_id=str(uuid.uuid4()),
+                reason="look again",
+            )
+        )
+        again = latest(client, handle)
+        result = await asyncio.wait_for(again.result(), 30)
+        events = await read_events(client, handle.id)
+        replayed = await replay(await fetch_executions(client, handle.id))
+
+    assert (result.status, result.output) == (RunStatus.COMPLETED, "Done.")
+    assert [event.kind for event in events].count("approval.approved") == 1
+    assert replayed.deterministic
+
+
+def _asked_in(events: Iterable[HistoryEvent]) -> int:
+    """Return the workflow task, by its completion, that wrote the question into the memo."""
+    tasks: list[int] = []
+    for event in events:
+        if event.HasField("workflow_task_completed_event_attributes"):
+            tasks.append(event.event_id)
+        if event.HasField("workflow_properties_modified_event_attributes"):
+            return tasks[-1]
+    raise AssertionError("it asked nobody")
 
 
 async def test_what_has_not_failed_is_not_retried(client: Client) -> None:

@@ -24,6 +24,9 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.signals import MAX_QUOTED, NO_PAYLOAD, read_signal
     from perdure_workflows.state import ApprovalsState, Verdict
 
+_UNKNOWN: Final = "no pending approval has that id"
+_PATCH: Final = "early-decisions"
+"""Runs that were reset before there was such a thing replay without it."""
 MAX_RECORDS: Final = 100
 MAX_RAISE: Final = 1_000_000_000
 """US dollars that a human can add to a budget at once."""
@@ -43,6 +46,8 @@ class Approvals:
         """Deadlines changed, and nothing else that would have the memo written."""
         self._early: dict[str, tuple[RawValue, bool]] = {}
         """Decisions that a reset brings before the questions that they are about, and whether they approve."""
+        self._unknown: list[tuple[ApprovalRecord, RawValue, bool]] = []
+        """Decisions that were turned away as nobody had asked, and their records; those of this moment at least."""
         if renewal is not None:
             renewal.then(self._renew)
 
@@ -74,6 +79,7 @@ class Approvals:
         self._record(
             ApprovalRecord(kind="asked", at=approval.asked_at, approval_id=approval.approval_id, tool=approval.tool)
         )
+        self._recall(now=approval.asked_at)
         if early := self._early.pop(approval.approval_id, None):
             payload, approved = early
             self.receive(payload, approved=approved, now=approval.asked_at)
@@ -90,6 +96,9 @@ class Approvals:
             return
         if problem := self._why_not(decision, approved=approved, now=now):
             self._ignore(problem, decision, now=now)
+            if self._renewal is not None and problem == _UNKNOWN:
+                self._unknown = [one for one in self._unknown if one[0].at == now]
+                self._unknown.append((self._state.records[-1], payload, approved))
             return
         approval = self._state.pending[decision.approval_id]
         if decision.arguments is not None:  # edited around the masks that people are shown
@@ -231,7 +240,7 @@ class Approvals:
             if verdict is not None and verdict.edits:
                 return f"other arguments by {verdict.decision.decided_by[:MAX_QUOTED]!r} are being checked; decide then"
             decided = self._decided(decision.approval_id)
-            return f"already {decided.kind} by {decided.decided_by!r}" if decided else "no pending approval has that id"
+            return f"already {decided.kind} by {decided.decided_by!r}" if decided else _UNKNOWN
         if approval.deadline is not None and now >= approval.deadline:
             return "the deadline has passed"
         problems = [*_why_not_by(decision, approval), *_why_not_this(decision, approval)]
@@ -240,11 +249,22 @@ class Approvals:
 
     def _renew(self, now: datetime) -> None:
         """Give people as long to decide as they had when they were asked."""
+        self._recall(now=now)
         for approval_id, approval in self._state.pending.items():
             if approval.deadline is not None:
                 deadline = now + (approval.deadline - approval.asked_at)
                 self._state.pending[approval_id] = approval.model_copy(update={"deadline": deadline})
                 self._renewed = True
+
+    def _recall(self, *, now: datetime) -> None:
+        """Have decisions wait that were turned away right before a reset was told: the SDK applies signals first."""
+        if self._renewal is None or not self._renewal.reapplying:
+            return
+        again = [one for one in self._unknown if one[0].at == now]
+        self._unknown.clear()
+        if again and workflow.patched(_PATCH):
+            for record, payload, approved in again:
+                self._early[record.approval_id] = payload, approved
 
     def _is_early(self, decision: Decision) -> bool:
         """Whether a reset brings a decision again, before the task that asks for it is done again."""
