@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
@@ -106,6 +107,7 @@ def test_the_reference_has_every_operation_and_problem() -> None:
         assert f"| `{name}` | {status.value} |" in text, name
 
 
+@pytest.mark.timeout(900)  # some thousand requests
 async def test_no_request_breaks_the_api_or_gets_an_undocumented_answer(api: Api) -> None:
     """Valid and invalid requests of every operation, on a real run that waits: no 5xx, and only what is declared."""
     async with api.worker(in_turns(wish(("refund", {"order": "o1", "amount": 5})), answer("done"))):
