@@ -37,7 +37,9 @@ def test_documented_commands_exist(document: Path) -> None:
     known = command_names()
     groups = {name.split()[0] for name in known if " " in name}
     shown = re.findall(
-        r"(?:^|[\s/(])perdure ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?", "\n".join(code_in(document)), flags=re.MULTILINE
+        r"(?:^|[\s/(])perdure ([a-z]+(?:-[a-z]+)*)(?: ([a-z]+(?:-[a-z]+)*))?",
+        "\n".join(code_in(document)),
+        flags=re.MULTILINE,
     )
 
     unknown = [
