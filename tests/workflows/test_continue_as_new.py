@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from temporalio.client import WorkflowFailureError
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from perdure import App, ScoredRun, ToolContext, metrics, tracing
@@ -28,6 +28,7 @@ from perdure.history import fetch_executions
 from perdure.messages import Message, ToolMessage, UserMessage
 from perdure.oversight import ApprovalsMemo
 from perdure.priority import Priority
+from perdure.settings import Settings
 from perdure.testing import eventually
 from perdure_activities.providers.provider import ProviderReply
 from perdure_api.gateway import Gateway
@@ -319,6 +320,32 @@ async def test_each_thing_is_told_once_across_executions(restless: WorkflowEnvir
     amounts = [one["data"]["approval"]["arguments"]["amount"] for one in told[:5]]
     assert amounts == list(range(5))
     assert (await handle.describe()).run_id != handle.first_execution_run_id
+
+
+async def test_a_cancellation_at_a_hand_over_is_not_lost(restless: WorkflowEnvironment) -> None:
+    """It comes while the run goes over into its next execution, which would not know of it."""
+    app = App()
+
+    @app.tool(approval="ask")
+    def pay(amount: int) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    app.add(agent(tools=("pay",)))
+    model = InProcessModel(lambda _: wish(*(("pay", {"amount": amount}) for amount in range(4))))
+
+    async def cancelled(settings: Settings) -> BaseException:
+        handle = await start(restless.client, app, settings)
+        await pending(handle, count=4)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError) as failure:
+            await asyncio.wait_for(handle.result(), 40)
+        return failure.value.cause
+
+    async with serving(restless.client, app, model, cached_runs=100) as settings:
+        ends = await asyncio.gather(*(cancelled(settings) for _ in range(20)))
+
+    assert {type(end) for end in ends} == {CancelledError}
 
 
 async def _asked_beside(handle: Handle, decided: list[str]) -> str:

@@ -32,6 +32,9 @@ with workflow.unsafe.imports_passed_through():
     from perdure_workflows.transcript import Transcript
     from perdure_workflows.turn import Turn
 
+_PATCH = "cancelled-at-hand-over"
+"""Runs that went over and forgot that they were cancelled replay as they went."""
+
 
 @workflow.defn(name=WORKFLOW_NAME)
 class AgentRun:
@@ -93,7 +96,7 @@ class AgentRun:
                 await self._wind_up()
                 return self._end(Ending(RunStatus.TIMED_OUT, why="the run reached its time limit"))
         except asyncio.CancelledError:
-            if await self._interrupt(loop):
+            if await self._interrupt(loop) or _hands_over(loop):
                 await self._wind_up()
                 self._end(Ending(RunStatus.CANCELLED, why="the run was cancelled"))
                 raise
@@ -283,3 +286,8 @@ class AgentRun:
     def spec(self) -> AgentSpec:
         """Return the agent that the run is pinned to."""
         return self._arguments.spec
+
+
+def _hands_over(loop: asyncio.Task[RunResult]) -> bool:
+    """Whether it went over into another execution right when it was cancelled: that one would not know of it."""
+    return isinstance(loop.exception(), workflow.ContinueAsNewError) and workflow.patched(_PATCH)
