@@ -236,7 +236,8 @@ def _find_header(text: str, place: int, *, final: bool) -> _Masked | _Open:
         start = begin.start()
         begun = _HEADER_BEGUN.match(text, start)
         if not final and begun and begun.end() == len(text):
-            return _Open(start, len(text))
+            # The white space behind it is the value, if nothing else comes.
+            return _Open(start, start + len(begun.group().rstrip()))
         header = HEADER.match(text, start)
         if header is None:
             place = start + 1

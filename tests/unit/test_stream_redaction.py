@@ -108,6 +108,7 @@ def check(pieces: list[str]) -> None:
 @given(cut_texts())
 @example(["bEARer abcdefghijkl1", " earer"])
 @example(["eyJ", "hbGciOiJIUzI1", "."])
+@example(["Authorization: "])
 def test_what_is_seen_of_a_text_in_pieces_is_a_beginning_of_the_redacted_whole(pieces: list[str]) -> None:
     """The pieces joined are the redaction of the whole once it is complete, and a prefix of it before."""
     check(pieces)
