@@ -20,10 +20,36 @@ from perdure_api.schemas import NewRun
 from perdure_workers.plugin import Perdure
 from perdure_workers.worker import build_worker
 from perdure_workflows.agent_run import AgentRun
-from tests.harness import assert_valid, transcript
+from tests.harness import InProcessModel, agent, assert_valid, serving, transcript, wish
 
 SOON = 5.0
 """Seconds, on a machine that does other things besides; `make bench` measures what it really takes."""
+
+
+async def test_a_cancellation_while_money_is_given_back_is_not_lost(client: Client) -> None:
+    """It comes as soon as the run asks, which is when it tells the ledger that it needs nothing for now."""
+    app = App()
+
+    @app.tool(approval="ask")
+    def pay(amount: int) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    app.add(agent(tools=("pay",)))
+    async with serving(client, app, InProcessModel(lambda _: wish(("pay", {"amount": 1})))) as settings:
+        gateway = Gateway(client, app, settings)
+
+        async def cancelled() -> str:
+            run_id = (await gateway.runs.start(NewRun(agent="tester", input="go"))).run_id
+            while not (await gateway.runs.get(run_id)).pending_approvals:
+                pass
+            await gateway.runs.cancel(run_id)
+            ended = await gateway.runs.result(run_id, timeout=timedelta(seconds=30))
+            return ended.status.value if ended else "goes on"
+
+        ends = [await cancelled() for _ in range(12)]
+
+    assert set(ends) == {"cancelled"}
 
 
 class Watch:

@@ -23,6 +23,11 @@ def raise_if_cancelled(error: ActivityError | None = None) -> None:
     """
     if error is not None and is_cancelled_exception(error):
         raise error
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if is_cancelled():
         raise asyncio.CancelledError from error
+
+
+def is_cancelled() -> bool:
+    """Whether the task that asks was cancelled, also if it has not heard of it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

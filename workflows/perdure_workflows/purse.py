@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
         used_since,
     )
     from perdure_workflows.alarm import Alarm
-    from perdure_workflows.cancellation import raise_if_cancelled
+    from perdure_workflows.cancellation import is_cancelled, raise_if_cancelled
     from perdure_workflows.options import opening_options
     from perdure_workflows.signals import NO_PAYLOAD, read_signal
     from perdure_workflows.state import RunArguments, RunState
@@ -53,6 +53,8 @@ REST = timedelta(seconds=5)
 FOREIGN_TOKENS = 2
 """No model makes more than so many tokens of what is one to another."""
 _NOT_FOUND = "ExternalWorkflowExecutionNotFound"
+_PATCH = "cancelled-at-rest"
+"""Runs that were cancelled while they gave money back, and did not hear of it, replay as they went."""
 
 
 class Purse:
@@ -179,6 +181,8 @@ class Purse:
         self._begin_anew_if_reset()
         if self._arguments.terms is not None and (self._state.held or self._has_news()):
             await self._settle(ended=False)
+            if is_cancelled() and workflow.patched(_PATCH):
+                raise asyncio.CancelledError
 
     async def close(self) -> None:
         """Give everything back, as the run ends. A run that goes on all the same has it again when it speaks next."""
