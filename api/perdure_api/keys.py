@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Field, ValidationError
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHistoryEventFilterType
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
-from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.api_key import MEMO_RECORD, WORKFLOW_NAME, ApiKeyRecord, KeyText, workflow_id
 from perdure.connection import ensure_search_attributes
@@ -24,7 +23,7 @@ from perdure.errors import ApiKeyNotFoundError, ConflictError, DecryptionError, 
 from perdure.principal import Scope
 from perdure.search_attributes import ORG
 from perdure_api import visibility
-from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
+from perdure_api.rpc import RPC_TIMEOUT, described, temporal_errors
 from perdure_api.schemas import Answer, Request
 from perdure_api.text import Line, SearchKey, Text
 from perdure_workflows.api_key import ApiKey
@@ -150,16 +149,8 @@ class ApiKeys:
             ServerUnreachableError: Temporal does not answer.
             DecryptionError: The record is encrypted with a key that is not here.
         """
-        handle = self._client.get_workflow_handle(workflow_id(key_id))
-        with temporal_errors():
-            try:
-                description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                # A namespace that is not there says nothing of the key.
-                if error.status is RPCStatusCode.NOT_FOUND and not error.message.startswith("Namespace "):
-                    return None
-                raise
-        key = await _read(description)
+        description = await described(self._client, workflow_id(key_id))
+        key = await _read(description) if description is not None else None
         return key if key is not None and key.record.key_id == key_id else None
 
     async def revoke(self, key_id: str, revocation: Revocation) -> ApiKeyRecord:

@@ -7,11 +7,10 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.rollout import MEMO_ROLLOUT, ROLLOUT_WORKFLOW, Rollout, rollout_id
 from perdure_api.lookups import Lookups
-from perdure_api.rpc import RPC_TIMEOUT, temporal_errors
+from perdure_api.rpc import described
 
 KEPT_FOR: Final = timedelta(seconds=5)
 """What Temporal has said of a rollout is not asked again for so long: an earlier one may count until then."""
@@ -44,15 +43,9 @@ class KnownRollouts:
 
     async def _look_up(self, question: tuple[str, str | None]) -> Rollout | None:
         agent, org = question
-        handle = self._client.get_workflow_handle(rollout_id(agent, org=org))
-        with temporal_errors():
-            try:
-                description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                # A namespace that is not there says nothing of the rollout.
-                if error.status is RPCStatusCode.NOT_FOUND and not error.message.startswith("Namespace "):
-                    return None
-                raise
+        description = await described(self._client, rollout_id(agent, org=org))
+        if description is None:
+            return None
         if (description.workflow_type, description.status) != (ROLLOUT_WORKFLOW, WorkflowExecutionStatus.RUNNING):
             return None
         rollout = await description.memo_value(MEMO_ROLLOUT, None, type_hint=Rollout)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
+from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.errors import (
@@ -53,6 +54,21 @@ def temporal_errors(*, run_id: str | None = None) -> Iterator[None]:
         if not any(said in str(error) for said in ("client connect", "target URL")):
             raise
         raise ServerUnreachableError("no Temporal server answers at the configured address") from error
+
+
+async def described(client: Client, workflow_id: str) -> WorkflowExecutionDescription | None:
+    """Return the workflow of an id as it is now; None if there is none.
+
+    Raises:
+        PerdureError: As `temporal_errors`; a namespace that is not there says nothing of the workflow.
+    """
+    with temporal_errors():
+        try:
+            return await client.get_workflow_handle(workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND and not error.message.startswith("Namespace "):
+                return None
+            raise
 
 
 def _translated(error: RPCError, run_id: str | None) -> PerdureError:
